@@ -1,0 +1,84 @@
+"""Declarations of include/frame.h for Cython; see there for what each field means."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "frame.h" nogil:
+    enum:
+        BURST_FRAMES
+        BURST_SEGMENTS
+        BURST_BYTES
+        FRAME_MAX_SEGMENTS
+        FRAME_HEAD
+        FRAME_HEADROOM
+        FRAME_MIN_LEN
+        FRAME_MAX_LEN
+        FRAME_MAX_TSO
+        FRAME_ASK_IP_CSUM
+        FRAME_ASK_L4_CSUM
+        FRAME_ASK_TSO
+        FRAME_MULTICAST
+        FRAME_BROADCAST
+        FRAME_PARSED
+        FRAME_IPV4
+        FRAME_IPV6
+        FRAME_FRAGMENT
+        FRAME_IP_BAD
+        FRAME_L4_GOOD
+        FRAME_L4_BAD
+        FRAME_HASHED
+        FRAME_TAGGED
+        L4_NONE
+        L4_TCP
+        L4_SCTP
+        L4_UDP
+        PUT_DROP
+
+    ctypedef struct Segment:
+        uint8_t *data
+        uint32_t len
+
+    ctypedef struct Frame:
+        uint8_t *head
+        Segment *segs
+        uint32_t len
+        uint32_t flags
+        uint32_t hash
+        uint32_t cursor
+        uint16_t head_len
+        uint16_t num_segs
+        uint16_t l2_len
+        uint16_t l3_len
+        uint16_t l4_len
+        uint16_t mss
+        uint16_t next_slot
+        uint8_t ptype
+        uint8_t l4_proto
+        uint16_t vlan_tci
+        uint16_t vlan_tpid
+        uint64_t dst_mac
+
+    ctypedef struct Burst:
+        Frame frames[32]
+        uint8_t heads[32][192]
+        Segment segs[768]
+        uint32_t num_segs
+        uint64_t now_ns
+
+    ctypedef struct Source:
+        int (*take)(Source *source, Burst *burst) noexcept nogil
+        void (*done)(Source *source, Burst *burst, int n) noexcept nogil
+        int fd
+        uint32_t member
+        uint64_t held_since
+
+    ctypedef struct RxFilterTable:
+        pass
+
+    ctypedef struct FrameSink:
+        uint32_t (*put)(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil
+        const RxFilterTable *filter
+        uint32_t member
+
+    ctypedef struct Poller:
+        uint64_t (*poll)(Poller *poller, uint64_t now_ns) noexcept nogil

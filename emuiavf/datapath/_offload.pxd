@@ -1,0 +1,70 @@
+"""Parsing, checksums, hashing and segmentation of frames (bodies in _offload.pyx and include/).
+
+Every function judges the private head only (Frame.head, Frame.head_len bytes): headers beyond it
+are treated as unknown.  None fails; what cannot be parsed keeps ptype 1 (plain Ethernet).
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from emuiavf.datapath._frame cimport Frame
+
+
+cdef extern from "csum.h" nogil:
+    # One's complement sum over the pieces of a range, in any number of pieces of any length.
+    ctypedef struct Csum:
+        uint64_t sum
+        uint32_t odd
+
+    void csum_init(Csum *csum) noexcept
+    void csum_add(Csum *csum, const uint8_t *src, size_t len) noexcept
+    # The same, and copies the bytes to dst (fused; the widest version the CPU has).
+    void csum_add_copy(Csum *csum, uint8_t *dst, const uint8_t *src, size_t len) noexcept
+    # Folded to 16 bits in memory order, not inverted: store it with a 16-bit store.
+    uint16_t csum_fold(const Csum *csum) noexcept
+    # CRC32c of SCTP over pieces: start with 0xffffffff, finish with crc32c_final.
+    uint32_t crc32c_add(uint32_t crc, const uint8_t *src, size_t len) noexcept
+    uint32_t crc32c_final(uint32_t crc) noexcept
+    # Plain copy for frames (short sizes inline, wide loops behind a run-time choice).
+    void frame_copy(uint8_t *dst, const uint8_t *src, size_t len) noexcept
+
+
+cdef extern from "toeplitz.h" nogil:
+    # Precomputed for one 52-byte key: 40 bytes of input (v6 addresses and ports).
+    ctypedef struct ToeplitzKey:
+        pass
+
+    void toeplitz_prepare(ToeplitzKey *key, const uint8_t *bytes52) noexcept
+
+
+# Fills ptype, l2_len, l3_len, l4_len, l4_proto, IPV4/IPV6/FRAGMENT, IP_BAD (IPv4 header checksum,
+# only when the sender did not ask us to compute it), TAGGED and vlan_*; sets FRAME_PARSED.
+cdef void frame_parse(Frame *frame) noexcept nogil
+
+# Toeplitz hash by class (hena bits of virtchnl); sets FRAME_HASHED and returns 1 when hashed.
+cdef int frame_hash(Frame *frame, const ToeplitzKey *key, uint64_t hena) noexcept nogil
+
+# Sum of the pseudo header for the L4 checksum of a parsed (or asked-for) frame, added to csum.
+# l4_bytes = length of the L4 header and payload.
+cdef void frame_pseudo(const Frame *frame, uint32_t l4_bytes, Csum *csum) noexcept nogil
+
+# Bytes [start, end) of the frame that the L4 checksum covers, from the IP length field, clipped to
+# the frame; and where the checksum field is.  Returns 0 when there is none to check or compute
+# (fragments, no L4, headers outside the head).
+cdef int frame_l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
+                        uint32_t *field) noexcept nogil
+
+# Writes the IPv4 header checksum of a FRAME_ASK_IP_CSUM frame into its head.
+cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil
+
+# Checks what a sender asked for against the head: header lengths consistent with the bytes, inside
+# the head, protocol as asked.  Returns 0 when it can be done, else non-zero (drop, tx_errors).
+cdef int frame_check_request(Frame *frame) noexcept nogil
+
+# TSO / USO.  Header of the segment that begins at payload offset `at` (a multiple of mss), written
+# to `out` (FRAME_HEAD bytes): lengths, ids, sequence, flags, IPv4 checksum final; L4 checksum field
+# 0.  Returns the header's length; *payload gets the segment's payload bytes.
+cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
+                                   uint32_t *payload) noexcept nogil
+
+# For a port that takes large frames whole (TAP): restores IP lengths in the head and seeds the L4
+# checksum field with the pseudo header sum, as virtio-net wants it.
+cdef void frame_seed_partial(Frame *frame) noexcept nogil

@@ -1,0 +1,183 @@
+"""What the parts of a device tell each other: frozen snapshots and the one sink interface.
+
+The transport (`vfio_user/`) reads RegionInfo and IrqInfo; a device provider (`iavf/`) pushes
+finished facts through `Sink`; a data-path provider receives them.  No layout and no protocol
+here, only values.  Units: bytes for sizes, descriptors for `ring_len`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntFlag
+from typing import Protocol
+
+
+class ResetReason(Enum):
+    """Who asked for the reset of a function."""
+
+    CLIENT = "DEVICE_RESET"
+    FLR = "function-level reset"
+    DISCONNECT = "connection lost"
+
+
+class DmaProt(IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclass(frozen=True)
+class MmapArea:
+    """A page-aligned part of a region that a client may map."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class RegionInfo:
+    """One region of a function; size 0 means that it does not exist.
+
+    `fd` backs the mappable areas (file offset = `fd_offset` + offset in the region); it stays the
+    device's, a transport duplicates what it sends.
+    """
+
+    size: int = 0
+    readable: bool = True
+    writable: bool = True
+    areas: tuple[MmapArea, ...] = ()
+    fd: int | None = None
+    fd_offset: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """What a transport announces.  `regions[i]` and `irqs[i]` (a count) go by VFIO PCI index."""
+
+    regions: tuple[RegionInfo, ...]
+    irqs: tuple[int, ...]
+    resettable: bool = True
+
+
+@dataclass(frozen=True)
+class MemRegion:
+    """One DMA map of the client; `shared` is False when it came without a file descriptor."""
+
+    iova: int
+    size: int
+    prot: DmaProt
+    shared: bool
+
+
+@dataclass(frozen=True)
+class TxQueueConfig:
+    index: int
+    ring_len: int
+    dma_ring_addr: int
+
+
+@dataclass(frozen=True)
+class RxQueueConfig:
+    """`databuffer_size` is what one descriptor may receive, `max_pkt_size` excludes the FCS.
+
+    `writeback` is the RXDID: the writeback format is a property of the ring.
+    """
+
+    index: int
+    ring_len: int
+    dma_ring_addr: int
+    databuffer_size: int
+    max_pkt_size: int
+    writeback: int = 1
+    keep_crc: bool = False
+
+
+@dataclass(frozen=True)
+class VectorMap:
+    """Replaces what `vector` serves: bitmaps of queues and the ITR index of each direction."""
+
+    vector: int
+    rx_queues: int
+    tx_queues: int
+    rx_itr: int
+    tx_itr: int
+
+
+@dataclass(frozen=True)
+class RxFilter:
+    """Which frames a VF receives.  Broadcast always passes; `vlans` None = no VLAN pruning.
+
+    With pruning, tagged frames (outermost tag) pass only when their id is in `vlans`; untagged
+    frames always do.  `promisc_unicast` lifts the VLAN pruning as well.
+    """
+
+    macs: frozenset[bytes] = frozenset()
+    promisc_unicast: bool = False
+    promisc_multicast: bool = False
+    vlans: frozenset[int] | None = None
+
+
+@dataclass(frozen=True)
+class RssConfig:
+    """`hena` is the mask of packet classes that are hashed (0: everything to queue 0)."""
+
+    key: bytes = bytes(52)
+    lut: bytes = bytes(64)
+    hena: int = 0
+
+
+@dataclass(frozen=True)
+class VlanOffload:
+    """Strip: a tag of TPID 0x8100 moves from the frame into the descriptor (L2TAG1)."""
+
+    strip: bool = False
+    insert: bool = False
+
+
+@dataclass(frozen=True)
+class EthStats:
+    """The twelve counters of virtchnl GET_STATS, in its order.  rx_bytes includes the FCS."""
+
+    rx_bytes: int = 0
+    rx_unicast: int = 0
+    rx_multicast: int = 0
+    rx_broadcast: int = 0
+    rx_discards: int = 0
+    rx_unknown_protocol: int = 0
+    tx_bytes: int = 0
+    tx_unicast: int = 0
+    tx_multicast: int = 0
+    tx_broadcast: int = 0
+    tx_discards: int = 0
+    tx_errors: int = 0
+
+
+class Sink(Protocol):
+    """The one interface by which a device provider tells a data path what is true now.
+
+    Calls come from the control thread only.  `disable_queues`, `reset`, `set_bus_master(False)`,
+    `memory_changed` and `set_irq` return when no worker can still use what they took away.
+    """
+
+    def configure_tx(self, queue: TxQueueConfig) -> None: ...
+    def configure_rx(self, queue: RxQueueConfig) -> None: ...
+    def enable_queues(self, rx: int, tx: int) -> None: ...
+    def disable_queues(self, rx: int, tx: int) -> None: ...
+    def map_vectors(self, maps: Sequence[VectorMap]) -> None: ...
+    def set_irq(self, vector: int, eventfd: int | None) -> None: ...
+    def set_rx_filter(self, rx_filter: RxFilter) -> None: ...
+    def set_rss(self, rss: RssConfig) -> None: ...
+    def set_vlan_offload(self, vlan: VlanOffload) -> None: ...
+    def set_bus_master(self, enabled: bool) -> None: ...
+    def memory_changed(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """`info()` of a device: what it is and how large its tables are."""
+
+    name: str
+    model: str
+    num_queue_pairs: int
+    max_queue_pairs: int
+    num_vectors: int
+    attrs: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,119 @@
+/* Frames, bursts and the two halves of an endpoint: what every stage of the data path shares.
+ *
+ * A Frame is a reference: `head` points at a private copy of the first bytes (what is judged is what
+ * is delivered), the rest is a list of segments in memory of the source, valid until the source's
+ * done().  Nothing is allocated or zeroed per frame.  No word of any device model here.
+ */
+#ifndef EMUIAVF_FRAME_H
+#define EMUIAVF_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    BURST_FRAMES = 32,     /* a mask of frames fits one 32-bit word */
+    BURST_SEGMENTS = 768,  /* of all frames of a burst together */
+    FRAME_MAX_SEGMENTS = 320,
+    FRAME_HEAD = 128,      /* bytes copied out of the source's memory */
+    FRAME_HEADROOM = 16,   /* in front of them: room for two VLAN tags */
+    FRAME_MIN_LEN = 14,
+    FRAME_MAX_LEN = 9728,  /* of a frame that is not to be segmented, without FCS */
+    FRAME_MAX_TSO = 262144,
+    BURST_BYTES = 131072,  /* a turn is bounded in bytes; one frame may exceed it */
+};
+
+/* Frame.flags */
+enum {
+    FRAME_ASK_IP_CSUM = 1u << 0,  /* the sender leaves the IPv4 header checksum to us */
+    FRAME_ASK_L4_CSUM = 1u << 1,  /* ... the TCP, UDP or SCTP checksum (l4_proto says which) */
+    FRAME_ASK_TSO = 1u << 2,      /* cut into segments of `mss` payload bytes */
+    FRAME_MULTICAST = 1u << 3,    /* destination address, group bit; broadcast sets both */
+    FRAME_BROADCAST = 1u << 4,
+    FRAME_PARSED = 1u << 5,       /* frame_parse() has run: ptype, lengths and the flags below hold */
+    FRAME_IPV4 = 1u << 6,
+    FRAME_IPV6 = 1u << 7,
+    FRAME_FRAGMENT = 1u << 8,
+    FRAME_IP_BAD = 1u << 9,       /* IPv4 header checksum wrong */
+    FRAME_L4_GOOD = 1u << 10,     /* L4 checksum known to be right (computed here, or vouched for) */
+    FRAME_L4_BAD = 1u << 11,
+    FRAME_HASHED = 1u << 12,
+    FRAME_TAGGED = 1u << 13,      /* outermost tag is a VLAN tag of TPID 0x8100, 0x88a8 or 0x9100 */
+};
+
+/* Frame.l4_proto, and by chance the L4T codes of a Tx descriptor */
+enum { L4_NONE = 0, L4_TCP = 1, L4_SCTP = 2, L4_UDP = 3 };
+
+typedef struct Segment {
+    uint8_t *data;
+    uint32_t len;
+    uint32_t unused;
+} Segment;
+
+typedef struct Frame {
+    uint8_t *head;      /* first byte of the frame, tags inserted */
+    Segment *segs;      /* the bytes behind the head */
+    uint32_t len;       /* whole frame, without FCS */
+    uint32_t flags;
+    uint32_t hash;
+    uint32_t cursor;    /* payload bytes of a frame to be segmented that were delivered already */
+    uint16_t head_len;  /* bytes at head: the whole frame when num_segs == 0 */
+    uint16_t num_segs;
+    uint16_t l2_len;    /* Ethernet header with its tags; as asked by the sender, or as parsed */
+    uint16_t l3_len;    /* IP header with options or extension headers */
+    uint16_t l4_len;    /* exact for ASK_TSO; otherwise as parsed */
+    uint16_t mss;
+    uint16_t next_slot; /* the source's own: where the slot behind this frame is */
+    uint8_t ptype;      /* Intel packet type, 0..255 */
+    uint8_t l4_proto;
+    uint16_t vlan_tci;  /* of the outermost tag, when FRAME_TAGGED */
+    uint16_t vlan_tpid;
+    uint64_t dst_mac;   /* destination address: its six bytes read as a little-endian number */
+} Frame;
+
+_Static_assert(sizeof(Frame) == 64, "a Frame is one cache line");
+
+typedef struct Burst {
+    Frame frames[BURST_FRAMES] __attribute__((aligned(64)));
+    uint8_t heads[BURST_FRAMES][FRAME_HEADROOM + FRAME_HEAD + 48] __attribute__((aligned(64)));
+    Segment segs[BURST_SEGMENTS];
+    uint32_t num_segs;
+    uint64_t now_ns;    /* CLOCK_MONOTONIC at the start of the worker's turn */
+} Burst;
+
+/* One place frames come from (one Tx ring, one TAP): owned by exactly one worker. */
+typedef struct Source Source;
+struct Source {
+    /* Fill the burst from the oldest frame that is not done; returns the number of frames.  A frame
+     * that was taken and not done is taken again, with its cursor. */
+    int (*take)(Source *source, Burst *burst);
+    /* The first n frames are finished; if n is less than taken, frame n keeps its cursor. */
+    void (*done)(Source *source, Burst *burst, int n);
+    int fd;               /* becomes readable when there may be frames, or -1: must be polled */
+    uint32_t member;      /* number of its endpoint in a switch: never sent back there */
+    uint64_t held_since;  /* worker's: when the first frame began to wait for room, or 0 */
+};
+
+enum { PUT_DROP = 1 };    /* frames that do not fit are dropped and counted, not left */
+
+typedef struct RxFilterTable RxFilterTable;
+
+/* One place frames go to (a VF, a TAP): any worker may call put(), it does its own locking. */
+typedef struct FrameSink FrameSink;
+struct FrameSink {
+    /* Deliver the frames of `mask` in order.  Returns the accepted ones: delivered, or dropped for
+     * a reason that waiting does not cure (counted).  Without PUT_DROP it stops at the first frame
+     * that finds no room; a partly segmented frame has its cursor moved on. */
+    uint32_t (*put)(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how);
+    const RxFilterTable *filter;  /* published; NULL = receives everything */
+    uint32_t member;
+};
+
+/* Work of an endpoint beside frames (interrupt moderation): called every turn by one worker. */
+typedef struct Poller Poller;
+struct Poller {
+    /* Returns the latest time (CLOCK_MONOTONIC ns) by which it wants to be called again, or
+     * UINT64_MAX. */
+    uint64_t (*poll)(Poller *poller, uint64_t now_ns);
+};
+
+#endif
