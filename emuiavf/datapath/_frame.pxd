@@ -28,11 +28,39 @@ cdef extern from "frame.h" nogil:
         FRAME_L4_BAD
         FRAME_HASHED
         FRAME_TAGGED
+        FRAME_DROP
         L4_NONE
         L4_TCP
         L4_SCTP
         L4_UDP
         PUT_DROP
+        RX_BYTES
+        RX_UNICAST
+        RX_MULTICAST
+        RX_BROADCAST
+        RX_DISCARDS
+        RX_UNKNOWN_PROTOCOL
+        RX_PACKETS
+        RX_NO_BUFFER
+        RX_TOO_LONG
+        RX_QUEUE_OFF
+        RX_BAD_ADDRESS
+        RX_INTERRUPTS
+        RX_CSUM_BAD
+        TX_BYTES
+        TX_UNICAST
+        TX_MULTICAST
+        TX_BROADCAST
+        TX_DISCARDS
+        TX_ERRORS
+        TX_PACKETS
+        TX_SEGMENTS
+        TX_MALICIOUS
+        TX_SPOOFED
+        TX_HELD
+        TX_INTERRUPTS
+        TX_FILTERED
+        ROW_COUNTERS
 
     ctypedef struct Segment:
         uint8_t *data
@@ -71,6 +99,7 @@ cdef extern from "frame.h" nogil:
         int fd
         uint32_t member
         uint64_t held_since
+        uint64_t *row
 
     ctypedef struct RxFilterTable:
         pass
@@ -82,3 +111,5 @@ cdef extern from "frame.h" nogil:
 
     ctypedef struct Poller:
         uint64_t (*poll)(Poller *poller, uint64_t now_ns) noexcept nogil
+        const uint32_t *napping
+        int wake_fd

@@ -37,6 +37,7 @@ enum {
     FRAME_L4_GOOD = 1u << 10,     /* L4 checksum known to be right (computed here, or vouched for) */
     FRAME_L4_BAD = 1u << 11,
     FRAME_HASHED = 1u << 12,
+    FRAME_DROP = 1u << 14,        /* judged unfit by its source: delivered nowhere */
     FRAME_TAGGED = 1u << 13,      /* outermost tag is a VLAN tag of TPID 0x8100, 0x88a8 or 0x9100 */
 };
 
@@ -91,6 +92,7 @@ struct Source {
     int fd;               /* becomes readable when there may be frames, or -1: must be polled */
     uint32_t member;      /* number of its endpoint in a switch: never sent back there */
     uint64_t held_since;  /* worker's: when the first frame began to wait for room, or 0 */
+    uint64_t *row;        /* its counters: 16 of them, columns as in emuiavf/stats.py TX_COUNTERS */
 };
 
 enum { PUT_DROP = 1 };    /* frames that do not fit are dropped and counted, not left */
@@ -114,6 +116,19 @@ struct Poller {
     /* Returns the latest time (CLOCK_MONOTONIC ns) by which it wants to be called again, or
      * UINT64_MAX. */
     uint64_t (*poll)(Poller *poller, uint64_t now_ns);
+    const uint32_t *napping;  /* the engine's: the worker that calls poll() is about to sleep ... */
+    int wake_fd;              /* ... and this eventfd ends its sleep */
 };
+
+/* Columns of a counter row, see emuiavf/stats.py. */
+enum {
+    RX_BYTES, RX_UNICAST, RX_MULTICAST, RX_BROADCAST, RX_DISCARDS, RX_UNKNOWN_PROTOCOL, RX_PACKETS,
+    RX_NO_BUFFER, RX_TOO_LONG, RX_QUEUE_OFF, RX_BAD_ADDRESS, RX_INTERRUPTS, RX_CSUM_BAD,
+};
+enum {
+    TX_BYTES, TX_UNICAST, TX_MULTICAST, TX_BROADCAST, TX_DISCARDS, TX_ERRORS, TX_PACKETS,
+    TX_SEGMENTS, TX_MALICIOUS, TX_SPOOFED, TX_HELD, TX_INTERRUPTS, TX_FILTERED,
+};
+enum { ROW_COUNTERS = 16 };
 
 #endif

@@ -1,0 +1,389 @@
+"""The poll loop: takes bursts from sources, routes them, puts them to their destinations.
+
+A worker runs without the GIL from start to stop.  What it may see is one immutable Plan, published
+by pointer; control frees an old one after every worker has passed a turn or sleeps (grace()).
+"""
+
+import os
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from emuiavf._atomic cimport (
+    add_u32, cpu_pause, load_acquire_ptr, load_relaxed_u32, load_seq_u32, store_relaxed_u64,
+    store_release_u32, store_seq_ptr, store_seq_u32,
+)
+from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
+from emuiavf.datapath._frame cimport (
+    FRAME_DROP, PUT_DROP, TX_FILTERED, TX_HELD, Burst, FrameSink, Poller,
+    RxFilterTable, Source,
+)
+from emuiavf.datapath._switch cimport (
+    SWITCH_MEMBERS, Switch, filter_accepts, switch_build, switch_free, switch_route,
+)
+
+from emuiavf.errors import StateError
+
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size) noexcept
+
+
+cdef extern from "wait.h" nogil:
+    ctypedef struct PollFd "struct pollfd":
+        int fd
+        short events
+        short revents
+    enum:
+        POLLIN
+    uint64_t monotonic_ns() noexcept
+    void futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns) noexcept
+    void futex_wake(uint32_t *word) noexcept
+    void event_signal(int fd) noexcept
+    void event_clear(int fd) noexcept
+    void poll_ns(PollFd *fds, uint32_t count, uint64_t timeout_ns) noexcept
+
+
+cdef extern from *:
+    """
+    static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
+    static inline int lowest_bit64(uint64_t word) { return __builtin_ctzll(word); }
+    """
+    int lowest_bit(uint32_t word) noexcept nogil
+    int lowest_bit64(uint64_t word) noexcept nogil
+
+
+# How long a 1:1 connection waits for room before it drops (design 4, back-pressure).
+cdef uint64_t HOLD_NS = 1_000_000
+# An idle adaptive worker spins this long, then sleeps a growing part of the time it has been idle:
+# an answer to a ping waits little, an idle guest costs little (bench_loop and the VM idle test).
+cdef uint64_t SPIN_NS = 20_000
+cdef uint64_t SLEEP_SHARE = 64
+cdef uint64_t SLEEP_MIN_NS = 5_000
+cdef uint64_t SLEEP_MAX_NS = 1_000_000
+cdef uint64_t HELD_SLEEP_NS = 50_000
+cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
+
+
+cdef struct Route:
+    Source *source
+    FrameSink *one     # 1:1 connection ...
+    Switch *many       # ... or a switch; both NULL: frames go nowhere
+
+
+cdef struct Plan:
+    Route *routes
+    Poller **pollers
+    PollFd *fds        # [0] is the wake-up; its sources' fds follow
+    uint32_t num_routes
+    uint32_t num_pollers
+    uint32_t num_fds
+    uint32_t polled    # some source can only be found by looking
+
+
+cdef struct WorkerState:
+    Plan *plan
+    Burst *burst
+    int wake_fd
+    uint32_t adaptive
+    uint32_t napping      # about to sleep: wake() must write wake_fd
+    uint32_t quiescent    # asleep: holds no pointer of any plan or table
+    uint32_t stop
+    uint32_t grace_wanted
+    uint32_t grace_done
+    uint64_t hold_ns
+    uint64_t turns
+
+
+cdef inline uint32_t _all(int count) noexcept nogil:
+    return <uint32_t>((<uint64_t>1 << count) - 1)
+
+
+cdef int _deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) noexcept nogil:
+    """1:1: put in order, hold at the first frame without room; returns how many are finished."""
+    cdef Source *source = route.source
+    cdef const RxFilterTable *table = <const RxFilterTable *>load_acquire_ptr(
+        <void **>&route.one.filter)
+    cdef uint32_t mask = 0, left, how = 0, cursor = burst.frames[0].cursor
+    cdef int i
+    for i in range(count):
+        if not burst.frames[i].flags & FRAME_DROP:
+            if table == NULL or filter_accepts(table, &burst.frames[i]):
+                mask |= <uint32_t>1 << i
+            else:
+                source.row[TX_FILTERED] += 1
+    if mask == 0:
+        source.held_since = 0
+        return count
+    if source.held_since != 0 and burst.now_ns - source.held_since > hold_ns:
+        how = PUT_DROP
+    left = mask & ~route.one.put(route.one, burst, mask, how)
+    if left == 0:
+        source.held_since = 0
+        return count
+    i = lowest_bit(left)
+    source.row[TX_HELD] += 1
+    if i > 0 or source.held_since == 0 or burst.frames[0].cursor != cursor:
+        source.held_since = burst.now_ns
+    return i
+
+
+cdef void _deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
+    """Switch: one mask of frames per destination touched; nothing is held."""
+    cdef uint32_t masks[SWITCH_MEMBERS]
+    cdef uint64_t touched = 0, to
+    cdef uint32_t bit
+    cdef int i, member
+    for i in range(count):
+        if burst.frames[i].flags & FRAME_DROP:
+            continue
+        to = switch_route(route.many, &burst.frames[i], route.source.member)
+        if to == 0:
+            route.source.row[TX_FILTERED] += 1
+        bit = <uint32_t>1 << i
+        while to:
+            member = lowest_bit64(to)
+            to &= to - 1
+            if not touched >> member & 1:
+                touched |= <uint64_t>1 << member
+                masks[member] = 0
+            masks[member] |= bit
+    while touched:
+        member = lowest_bit64(touched)
+        touched &= touched - 1
+        route.many.sinks[member].put(route.many.sinks[member], burst, masks[member], PUT_DROP)
+
+
+cdef int _turn(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
+    """Serve every source once; returns bit 0 when something moved, bit 1 when something is held."""
+    cdef Burst *burst = w.burst
+    cdef Route *route
+    cdef uint32_t r
+    cdef int count, finished, seen = 0
+    burst.now_ns = now
+    for r in range(plan.num_routes):
+        route = &plan.routes[r]
+        count = route.source.take(route.source, burst)
+        if count <= 0:
+            continue
+        finished = count
+        if route.one != NULL:
+            finished = _deliver_one(route, burst, count, w.hold_ns)
+        elif route.many != NULL:
+            _deliver_many(route, burst, count)
+        if finished > 0 or route.source.held_since == now:
+            seen |= 1
+        if finished < count:
+            seen |= 2
+        route.source.done(route.source, burst, finished)
+    return seen
+
+
+cdef uint64_t _poll(Plan *plan, uint64_t now) noexcept nogil:
+    """Call every poller; returns when the first wants to be called again."""
+    cdef uint64_t due = FOREVER, wanted
+    cdef uint32_t p
+    for p in range(plan.num_pollers):
+        wanted = plan.pollers[p].poll(plan.pollers[p], now)
+        if wanted < due:
+            due = wanted
+    return due
+
+
+cdef inline void _acknowledge(WorkerState *w) noexcept nogil:
+    cdef uint32_t wanted = load_seq_u32(&w.grace_wanted)
+    if wanted != w.grace_done:
+        store_seq_u32(&w.grace_done, wanted)
+        futex_wake(&w.grace_done)
+
+
+cdef void _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noexcept nogil:
+    """Sleep without a pointer into any table; control may free them meanwhile."""
+    cdef PollFd fds[64]
+    cdef uint32_t i, count = plan.num_fds if plan.num_fds < 64 else 64
+    # A source whose frames are held stays readable: its fd would end every sleep at once.
+    if held:
+        count = 1
+    for i in range(count):
+        fds[i] = plan.fds[i]
+    store_seq_u32(&w.quiescent, 1)
+    _acknowledge(w)
+    poll_ns(fds, count, timeout_ns)
+    store_seq_u32(&w.quiescent, 0)
+    if fds[0].revents:
+        event_clear(w.wake_fd)
+
+
+cdef void _run(WorkerState *w) noexcept nogil:
+    cdef Plan *plan
+    cdef uint64_t now = monotonic_ns(), last_work = now, due, timeout
+    cdef int seen
+    while not load_relaxed_u32(&w.stop):
+        plan = <Plan *>load_acquire_ptr(<void **>&w.plan)
+        now = monotonic_ns()
+        seen = _turn(w, plan, now)
+        due = _poll(plan, now)
+        w.turns += 1
+        _acknowledge(w)
+        if seen & 1:
+            last_work = now
+            if w.napping:
+                store_seq_u32(&w.napping, 0)
+            continue
+        if not w.adaptive or now - last_work < SPIN_NS:
+            cpu_pause()
+            continue
+        if not w.napping:
+            # Whoever rings from here on also writes wake_fd; one more turn finds what came before.
+            store_seq_u32(&w.napping, 1)
+            continue
+        timeout = FOREVER
+        if plan.polled:
+            timeout = (now - last_work) / SLEEP_SHARE
+            timeout = SLEEP_MIN_NS if timeout < SLEEP_MIN_NS else timeout
+            timeout = SLEEP_MAX_NS if timeout > SLEEP_MAX_NS else timeout
+        if seen & 2 and timeout > HELD_SLEEP_NS:
+            timeout = HELD_SLEEP_NS
+        if due != FOREVER and timeout > due - now:
+            timeout = due - now if due > now else 0
+        _sleep(w, plan, timeout, seen & 2)
+        # napping stays set until there is work: a wake-up may always be written.
+    store_seq_u32(&w.quiescent, 1)
+    _acknowledge(w)
+
+
+cdef void _plan_free(Plan *plan) noexcept:
+    if plan != NULL:
+        free(plan.routes)
+        free(plan.pollers)
+        free(plan.fds)
+        free(plan)
+
+
+cdef class SwitchTable:
+    """Owner of one built switch; freed when the last plan that uses it is gone."""
+    cdef Switch *table
+
+    def __cinit__(self, list members):
+        self.table = switch_build(members)
+
+    def __dealloc__(self):
+        switch_free(self.table)
+
+
+cdef class Worker:
+    """One poll loop.  Control calls everything but `run`."""
+    cdef WorkerState state
+    cdef list _kept        # what the published plan points into
+    cdef list _retired     # (plan pointer as int, kept) until the next grace
+
+    def __cinit__(self, bint adaptive, uint64_t hold_ns=HOLD_NS):
+        memset(&self.state, 0, sizeof(WorkerState))
+        self.state.wake_fd = -1
+        self.state.burst = <Burst *>aligned_alloc(64, sizeof(Burst))
+        if self.state.burst == NULL:
+            raise MemoryError
+        memset(self.state.burst, 0, sizeof(Burst))
+        self.state.adaptive = adaptive
+        self.state.hold_ns = hold_ns
+        self.state.quiescent = 1
+        self.state.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._kept = []
+        self._retired = []
+        self.publish([], [])
+
+    def __dealloc__(self):
+        _plan_free(self.state.plan)
+        free(self.state.burst)
+        if self.state.wake_fd >= 0:
+            os.close(self.state.wake_fd)
+
+    def publish(self, list routes, list endpoints) -> None:
+        """Show the worker what to serve from its next turn on.
+
+        `routes`: (SourceRef, destination), the destination an Endpoint (1:1), a SwitchTable or
+        None.  `endpoints`: those whose poller this worker calls.  What the old plan used stays
+        alive until `reclaim()`, which the caller calls after a grace.
+        """
+        cdef Plan *plan = <Plan *>calloc(1, sizeof(Plan))
+        cdef SourceRef ref
+        cdef Endpoint endpoint
+        cdef Route *route
+        if plan == NULL:
+            raise MemoryError
+        plan.routes = <Route *>calloc(max(1, len(routes)), sizeof(Route))
+        plan.pollers = <Poller **>calloc(max(1, len(endpoints)), sizeof(Poller *))
+        plan.fds = <PollFd *>calloc(1 + len(routes), sizeof(PollFd))
+        if plan.routes == NULL or plan.pollers == NULL or plan.fds == NULL:
+            _plan_free(plan)
+            raise MemoryError
+        plan.fds[0].fd = self.state.wake_fd
+        plan.fds[0].events = POLLIN
+        plan.num_fds = 1
+        for ref, destination in routes:
+            route = &plan.routes[plan.num_routes]
+            plan.num_routes += 1
+            route.source = ref.source
+            if isinstance(destination, SwitchTable):
+                route.many = (<SwitchTable>destination).table
+            elif destination is not None:
+                route.one = (<Endpoint?>destination).sink
+            if ref.source.fd >= 0:
+                plan.fds[plan.num_fds].fd = ref.source.fd
+                plan.fds[plan.num_fds].events = POLLIN
+                plan.num_fds += 1
+            if isinstance(ref.owner, Endpoint) and (<Endpoint>ref.owner).polled:
+                plan.polled = 1
+        for endpoint in endpoints:
+            if endpoint.poller != NULL:
+                plan.pollers[plan.num_pollers] = endpoint.poller
+                plan.num_pollers += 1
+                endpoint.poller.wake_fd = self.state.wake_fd
+                endpoint.poller.napping = &self.state.napping
+                if endpoint.polled:
+                    plan.polled = 1
+        self._retired.append((<size_t>self.state.plan, self._kept))
+        self._kept = [routes, endpoints]
+        store_seq_ptr(<void **>&self.state.plan, plan)
+        self.wake()
+
+    def run(self) -> None:
+        """The loop, without the GIL, until `stop()`."""
+        store_seq_u32(&self.state.quiescent, 0)
+        with nogil:
+            _run(&self.state)
+
+    def stop(self) -> None:
+        store_release_u32(&self.state.stop, 1)
+        event_signal(self.state.wake_fd)
+
+    def wake(self) -> None:
+        """There may be something to do: end its sleep, if it sleeps."""
+        if load_seq_u32(&self.state.napping):
+            event_signal(self.state.wake_fd)
+
+    def begin_grace(self) -> int:
+        """Ask for an acknowledgement; `end_grace` waits for it."""
+        return add_u32(&self.state.grace_wanted, 1)
+
+    def end_grace(self, uint32_t wanted) -> None:
+        """Wait until the worker has passed the end of a turn since `begin_grace`, or sleeps."""
+        cdef uint32_t seen
+        with nogil:
+            while not load_seq_u32(&self.state.quiescent):
+                seen = load_seq_u32(&self.state.grace_done)
+                if <int32_t>(seen - wanted) >= 0:
+                    break
+                # The time limit covers a worker that stopped between the two looks.
+                futex_wait(&self.state.grace_done, seen, 20_000_000)
+
+    def reclaim(self) -> None:
+        """Free retired plans; a grace must have passed since they were replaced."""
+        for pointer, _ in self._retired:
+            _plan_free(<Plan *><size_t>pointer)
+        self._retired.clear()
+
+    @property
+    def turns(self) -> int:
+        return self.state.turns

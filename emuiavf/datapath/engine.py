@@ -1,0 +1,143 @@
+"""The engine: workers, endpoints and what is connected to what.
+
+Control changes what workers see by publish and grace: build new plans, publish them by pointer,
+free the old ones when every worker has passed a turn or sleeps.  Workers never wait for control.
+Everything here is called from the control thread.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+
+from emuiavf.datapath._endpoint import Endpoint, SourceRef
+from emuiavf.datapath._worker import SwitchTable, Worker
+from emuiavf.errors import ConfigError, StateError
+
+IDLE_POLICIES = ("busy", "adaptive")
+
+
+class Engine:
+    """N workers that carry frames between connected endpoints.
+
+    `cpus`: worker i is pinned to `cpus[i % len]`, when given.  `idle`: "busy" polls without end,
+    "adaptive" spins a little, then sleeps for a growing time.
+    """
+
+    def __init__(self, workers: int = 1, cpus: Sequence[int] = (), idle: str = "adaptive") -> None:
+        if not 1 <= workers <= 64:
+            raise ConfigError(f"workers={workers}: 1 to 64")
+        if idle not in IDLE_POLICIES:
+            raise ConfigError(f"idle={idle}: one of {', '.join(IDLE_POLICIES)}")
+        self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._cpus = tuple(cpus)
+        self._workers = [Worker(idle == "adaptive") for _ in range(workers)]
+        self._threads: list[threading.Thread] = []
+        self._endpoints: list[Endpoint] = []
+        self._connections: list[tuple[Endpoint, ...]] = []
+        self._joined = 0
+        self._closed = False
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Take up an endpoint; it moves no frame before it is connected."""
+        if endpoint in self._endpoints:
+            raise StateError(f"{endpoint.name}: already part of the engine")
+        endpoint.number = self._joined
+        self._joined += 1
+        self._endpoints.append(endpoint)
+        self.publish()
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Forget an endpoint and its connection; afterwards no worker touches it."""
+        self._connections = [c for c in self._connections if endpoint not in c]
+        self._endpoints.remove(endpoint)
+        self.publish()
+
+    def connect(self, *endpoints: Endpoint) -> None:
+        """One endpoint loops back to itself, two exchange frames, more make a switch."""
+        for endpoint in endpoints:
+            if endpoint not in self._endpoints:
+                raise StateError(f"{endpoint.name}: not part of the engine")
+            if any(endpoint in connection for connection in self._connections):
+                raise ConfigError(f"{endpoint.name}: connected already")
+        if not endpoints:
+            raise ConfigError("nothing to connect")
+        self._connections.append(endpoints)
+        self.publish()
+
+    def disconnect(self, *endpoints: Endpoint) -> None:
+        """Undo `connect` of exactly these endpoints."""
+        self._connections.remove(endpoints)
+        self.publish()
+
+    def publish(self) -> None:
+        """Show the workers the present sources, filters and connections; waits for the grace.
+
+        To be called when an endpoint's active sources or, in a switch, its filter have changed.
+        """
+        count = len(self._workers)
+        routes: list[list[tuple[SourceRef, object]]] = [[] for _ in range(count)]
+        for connection in self._connections:
+            switch = SwitchTable(list(connection)) if len(connection) > 2 else None
+            for number, endpoint in enumerate(connection):
+                # 1:1 goes to the other one, which for a loop-back is the endpoint itself.
+                to = switch or connection[(number + 1) % len(connection)]
+                for ref in endpoint.active_sources():
+                    ref.set_member(number)
+                    routes[self._home(endpoint, ref.index)].append((ref, to))
+        for number, worker in enumerate(self._workers):
+            pollers = [e for e in self._endpoints if self._home(e, 0) == number]
+            worker.publish(routes[number], pollers)
+        self.grace()
+        for worker in self._workers:
+            worker.reclaim()
+
+    def _home(self, endpoint: Endpoint, index: int) -> int:
+        """The worker of an endpoint's source `index`: fixed, so that a source has one owner."""
+        return (endpoint.number + index) % len(self._workers)
+
+    def grace(self) -> None:
+        """Return when no worker can still use what was unpublished before the call."""
+        wanted = [worker.begin_grace() for worker in self._workers]
+        for worker, number in zip(self._workers, wanted, strict=True):
+            worker.end_grace(number)
+
+    def wake(self) -> None:
+        """There may be work that no fd and no memory poll shows (a trapped doorbell)."""
+        for worker in self._workers:
+            worker.wake()
+
+    def start(self) -> None:
+        """Start the worker threads."""
+        if self._threads or self._closed:
+            raise StateError("the engine was started before")
+        for number, worker in enumerate(self._workers):
+            thread = threading.Thread(
+                target=self._main, args=(number, worker), name=f"worker-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _main(self, number: int, worker: Worker) -> None:
+        # Signals belong to the control thread; a fault of guest memory to whoever touched it.
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGBUS, signal.SIGSEGV}
+        )
+        if self._cpus:
+            os.sched_setaffinity(0, {self._cpus[number % len(self._cpus)]})
+        worker.run()
+
+    def stop(self) -> None:
+        """End the worker threads; the engine cannot be started again."""
+        if self._closed:
+            return
+        self._closed = True
+        for worker in self._workers:
+            worker.stop()
+        for thread in self._threads:
+            thread.join()
+        os.close(self.fault_fd)
+
+    def turns(self) -> list[int]:
+        """How many turns each worker has made."""
+        return [worker.turns for worker in self._workers]

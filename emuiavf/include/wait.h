@@ -1,0 +1,56 @@
+/* Clock, sleep and wake-up for threads that hold no GIL. */
+#ifndef EMUIAVF_WAIT_H
+#define EMUIAVF_WAIT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <linux/futex.h>
+#include <poll.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static inline uint64_t monotonic_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Sleeps while *word == seen, at most timeout_ns; may return early. */
+static inline void futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns)
+{
+    struct timespec t = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, &t, NULL, 0);
+}
+
+static inline void futex_wake(uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* Adds 1 to an eventfd.  It is non-blocking: a full counter already means "signalled". */
+static inline void event_signal(int fd)
+{
+    uint64_t one = 1;
+    ssize_t done = write(fd, &one, sizeof one);
+    (void)done;
+}
+
+static inline void event_clear(int fd)
+{
+    uint64_t count;
+    ssize_t done = read(fd, &count, sizeof count);
+    (void)done;
+}
+
+/* Waits for one of the fds or the time; timeout UINT64_MAX = no limit. */
+static inline void poll_ns(struct pollfd *fds, uint32_t count, uint64_t timeout_ns)
+{
+    struct timespec t = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+    ppoll(fds, count, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
+}
+
+#endif
