@@ -25,14 +25,34 @@ cdef extern from "csum.h" nogil:
     uint32_t crc32c_final(uint32_t crc) noexcept
     # Plain copy for frames (short sizes inline, wide loops behind a run-time choice).
     void frame_copy(uint8_t *dst, const uint8_t *src, size_t len) noexcept
+    # Which wide sum this extension uses; chosen at import, changed by tests only.  0: CPU lacks it.
+    enum:
+        CSUM_SCALAR
+        CSUM_AVX2
+        CSUM_AVX512
+    int csum_use(int kind) noexcept
+    uint32_t crc32c_add_table(uint32_t crc, const uint8_t *src, size_t len) noexcept
+    # Words of a packet at any alignment.
+    uint16_t load_u16(const uint8_t *p) noexcept
+    uint32_t load_u32(const uint8_t *p) noexcept
+    uint64_t load_u64(const uint8_t *p) noexcept
+    void store_u16(uint8_t *p, uint16_t v) noexcept
+    void store_u32(uint8_t *p, uint32_t v) noexcept
 
 
 cdef extern from "toeplitz.h" nogil:
-    # Precomputed for one 52-byte key: 40 bytes of input (v6 addresses and ports).
+    # Precomputed for one 52-byte key: 36 bytes of input (IPv6 addresses and ports).
     ctypedef struct ToeplitzKey:
         pass
 
     void toeplitz_prepare(ToeplitzKey *key, const uint8_t *bytes52) noexcept
+    # `words` of addresses: 2 or 8; ports NULL: addresses only.
+    uint32_t toeplitz_hash(const ToeplitzKey *key, const uint8_t *addresses, unsigned words,
+                           const uint8_t *ports) noexcept
+    enum:
+        TOEPLITZ_LOOP
+        TOEPLITZ_CLMUL
+    int toeplitz_use(int kind) noexcept
 
 
 # Fills ptype, l2_len, l3_len, l4_len, l4_proto, IPV4/IPV6/FRAGMENT, IP_BAD (IPv4 header checksum,
