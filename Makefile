@@ -1,32 +1,43 @@
 # Verbs for developers; each does its own set-up, so the first one on a fresh machine just works.
+# Needed: python3 >= 3.11 with venv and headers, gcc, make; test-vm also apt (it fetches, installs nothing).
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= $(shell nproc)
+PYTEST_ARGS ?=
 RUN = $(VENV)/bin/python
-STAMP = $(VENV)/.installed
+STAMP = $(VENV)/.emuiavf-$(shell cksum pyproject.toml | cut -d' ' -f1)
+BUILD = setup.py --quiet build_ext --inplace --parallel $(JOBS)
+
+# The sanitized build lives in a copy of the tree, so that the normal one stays as it is.
+ASAN_TREE = build/asan
+ASAN_RUN = $(abspath $(RUN))
+ASAN_ENV = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
+  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  PYTHONMALLOC=malloc EMUIAVF_ASAN=1
 
 .PHONY: run test test-vm bench lint build debug asan clean
 
 $(STAMP): pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip 'setuptools>=68' wheel 'cython>=3.1'
-	$(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
-	$(RUN) -m pip install --quiet 'emuiavf[test,lint] @ file://$(CURDIR)' --dry-run >/dev/null 2>&1 || true
+	$(RUN) -m pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3.1'
 	$(RUN) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 	  print('\n'.join(p['dependencies'] + sum(p['optional-dependencies'].values(), [])))" \
 	  | $(RUN) -m pip install --quiet --requirement /dev/stdin
+	EMUIAVF_BARE=1 $(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 
 build: $(STAMP)
-	$(RUN) setup.py --quiet build_ext --inplace
+	$(RUN) $(BUILD)
 
 run: build
 	$(RUN) -m emuiavf demo
 
 test: build
-	$(RUN) -m pytest -m "not vm"
+	$(RUN) -m pytest -m "not vm" $(PYTEST_ARGS)
 
 test-vm: build
-	$(RUN) -m pytest -m vm tests/vm
+	$(RUN) -m pytest -m vm tests/vm $(PYTEST_ARGS)
 
 bench: build
 	$(RUN) bench/run.py
@@ -38,7 +49,15 @@ lint: $(STAMP)
 	$(VENV)/bin/cython-lint emuiavf
 
 debug: $(STAMP)
-	EMUIAVF_DEBUG=1 $(RUN) setup.py --quiet build_ext --inplace --force
+	EMUIAVF_DEBUG=1 $(RUN) $(BUILD) --force
+
+asan: $(STAMP)
+	mkdir -p $(ASAN_TREE)
+	tar -c --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude=.cache \
+	  emuiavf tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
+	cd $(ASAN_TREE) && EMUIAVF_ASAN=1 $(ASAN_RUN) $(BUILD)
+	cd $(ASAN_TREE) && $(ASAN_ENV) $(ASAN_RUN) -m pytest -p no:cacheprovider \
+	  -m "not vm" --deselect tests/test_nogil.py --deselect tests/test_layers.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info
