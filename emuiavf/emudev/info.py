@@ -181,3 +181,48 @@ class DeviceInfo:
     max_queue_pairs: int
     num_vectors: int
     attrs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeviceConf:
+    """What the host decides about a device before it is started.
+
+    `num_queue_pairs` None keeps what the device was created with.
+    """
+
+    num_queue_pairs: int | None = None
+    attrs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QueueInfo:
+    """`queue_info(i)`: both directions of queue pair i; None where not configured."""
+
+    tx: TxQueueConfig | None = None
+    rx: RxQueueConfig | None = None
+    tx_enabled: bool = False
+    rx_enabled: bool = False
+
+
+@dataclass(frozen=True)
+class IrqInfo:
+    """`irq_info(vector)`: its eventfd (the provider's, None when the client gave none) and map."""
+
+    vector: int
+    eventfd: int | None = None
+    map: VectorMap | None = None
+
+
+@dataclass(frozen=True)
+class DoorbellInfo:
+    """`doorbell_info(i)`: where the tails of queue pair i stand.
+
+    Both words are in the region `region` of `map_region`.  With `polled` the guest writes them
+    without telling anybody; without it `fd` is an eventfd that is written after each change.
+    """
+
+    region: str
+    tx_offset: int
+    rx_offset: int
+    polled: bool
+    fd: int | None = None
