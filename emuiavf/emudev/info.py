@@ -117,11 +117,15 @@ class RxFilter:
 
 @dataclass(frozen=True)
 class RssConfig:
-    """`hena` is the mask of packet classes that are hashed (0: everything to queue 0)."""
+    """`hena` is the mask of packet classes that are hashed (0: everything to queue 0).
+
+    `symmetric`: both addresses and both ports are replaced by their XOR before hashing.
+    """
 
     key: bytes = bytes(52)
     lut: bytes = bytes(64)
     hena: int = 0
+    symmetric: bool = False
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ class EtherAddrType(IntEnum):
 
 
 class Promisc(IntFlag):
+    NONE = 0
     UNICAST = 1
     MULTICAST = 2
 

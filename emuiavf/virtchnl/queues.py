@@ -1,0 +1,192 @@
+"""Rings and their vectors: CONFIG_VSI_QUEUES, ENABLE_QUEUES, DISABLE_QUEUES, CONFIG_IRQ_MAP."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig, VectorMap
+from emuiavf.virtchnl.messages import Listing, QueuePair, QueueSelect, VectorEntry
+from emuiavf.virtchnl.ops import ITR_NONE
+from emuiavf.virtchnl.state import Vf, VfConfig, check
+
+RING_LENS = range(32, 8160 + 1, 32)
+"""Ring lengths in descriptors.  ice wants 64 at least; VPP may send 32."""
+
+DATABUFFER_UNIT = 128
+DATABUFFER_SIZES = range(128, 16256 + 1)
+DEFAULT_DATABUFFER_SIZE = 2048
+MIN_FRAME = 64
+
+
+def on_config_vsi_queues(vf: Vf, msg: Listing) -> bytes:
+    """CONFIG_VSI_QUEUES: lay down the rings of the named queues; running ones stop first.
+
+    A half with ring_len 0 is left as it is, and nothing else of it is looked at.
+    """
+    pairs: tuple[QueuePair, ...] = msg.items
+    vf.check_vsi(msg.head.vsi_id)
+    check(len({pair.tx_queue_id for pair in pairs}) == len(pairs), "a queue pair comes twice")
+    for pair in pairs:
+        _check_pair(vf, pair)
+    tx = {pair.tx_queue_id: _tx_config(pair) for pair in pairs if pair.tx_ring_len}
+    rx = {pair.rx_queue_id: _rx_config(pair) for pair in pairs if pair.rx_ring_len}
+    _stop(vf, rx=_bitmap(rx), tx=_bitmap(tx))
+    for tx_queue in tx.values():
+        vf.datapath.configure_tx(tx_queue)
+    for rx_queue in rx.values():
+        vf.datapath.configure_rx(rx_queue)
+    vf.update(
+        tx={**vf.config.tx, **tx},
+        rx={**vf.config.rx, **rx},
+        tx_stopped=vf.config.tx_stopped & ~_bitmap(tx),
+        rx_stopped=vf.config.rx_stopped & ~_bitmap(rx),
+    )
+    return b""
+
+
+def on_enable_queues(vf: Vf, msg: QueueSelect) -> bytes:
+    """ENABLE_QUEUES: start every queue named; those that run already are skipped.
+
+    A queue that ran and was disabled starts over at its head: DPDK restarts single queues
+    without configuring them again, and counts from descriptor 0.
+    """
+    _check_select(vf, msg)
+    config = vf.config
+    for name, named, known in (
+        ("rx_queues", msg.rx_queues, config.rx),
+        ("tx_queues", msg.tx_queues, config.tx),
+    ):
+        missing = named & ~_bitmap(known)
+        check(missing == 0, f"{name}: {missing:#x} not configured")
+    rx, tx = msg.rx_queues & ~config.rx_enabled, msg.tx_queues & ~config.tx_enabled
+    if rx or tx:
+        _rewind(vf, config, rx & config.rx_stopped, tx & config.tx_stopped)
+        vf.datapath.enable_queues(rx, tx)
+    vf.update(
+        rx_enabled=config.rx_enabled | rx,
+        tx_enabled=config.tx_enabled | tx,
+        rx_stopped=config.rx_stopped & ~rx,
+        tx_stopped=config.tx_stopped & ~tx,
+    )
+    return b""
+
+
+def on_disable_queues(vf: Vf, msg: QueueSelect) -> bytes:
+    """DISABLE_QUEUES: no DMA of the named queues any more; those not running are skipped.
+
+    FreeBSD disables before it configures anything, and every driver frees memory on the reply.
+    """
+    _check_select(vf, msg)
+    _stop(vf, rx=msg.rx_queues, tx=msg.tx_queues)
+    return b""
+
+
+def on_config_irq_map(vf: Vf, msg: Listing) -> bytes:
+    """CONFIG_IRQ_MAP: replace what the listed vectors serve.
+
+    Vector 0 is allowed: Linux and FreeBSD name it with empty maps, DPDK without WB_ON_ITR with
+    queues.  A queue has one vector: naming it here takes it away from the one that had it.
+    """
+    entries: tuple[VectorEntry, ...] = msg.items
+    limit = vf.limits.num_vectors
+    check(len(entries) <= limit, f"num_vectors={len(entries)}, at most {limit}")
+    for entry in entries:
+        _check_vector(vf, entry)
+    vectors = dict(vf.config.vectors)
+    for entry in entries:
+        _take_queues(vectors, entry)
+        vectors[entry.vector_id] = VectorMap(
+            entry.vector_id, entry.rxq_map, entry.txq_map, entry.rxitr_idx, entry.txitr_idx
+        )
+    listed = {entry.vector_id for entry in entries}
+    changed = [m for v, m in vectors.items() if v in listed or m != vf.config.vectors.get(v)]
+    vf.datapath.map_vectors(changed)
+    vf.update(vectors=vectors)
+    return b""
+
+
+def _check_pair(vf: Vf, pair: QueuePair) -> None:
+    vf.check_vsi(pair.tx_vsi_id)
+    vf.check_vsi(pair.rx_vsi_id)
+    queue, count = pair.tx_queue_id, vf.num_queue_pairs
+    check(queue < count, f"queue_id={queue}, this VF has {count} queue pairs")
+    check(pair.rx_queue_id == queue, f"queue_id={queue} for Tx, {pair.rx_queue_id} for Rx")
+    if pair.tx_ring_len:
+        check(pair.tx_ring_len in RING_LENS, f"Tx ring_len={pair.tx_ring_len}")
+        check(pair.tx_headwb_enabled == 0, "headwb_enabled is not offered")
+    if pair.rx_ring_len:
+        _check_rx(vf, pair)
+
+
+def _check_rx(vf: Vf, pair: QueuePair) -> None:
+    size, frame = pair.rx_databuffer_size, pair.rx_max_pkt_size
+    check(pair.rx_ring_len in RING_LENS, f"Rx ring_len={pair.rx_ring_len}")
+    check(size == 0 or size in DATABUFFER_SIZES, f"databuffer_size={size}")
+    check(MIN_FRAME <= frame <= vf.limits.max_frame, f"max_pkt_size={frame}")
+    check(pair.rx_crc_disable == 0, "crc_disable needs the CRC capability")
+
+
+def _tx_config(pair: QueuePair) -> TxQueueConfig:
+    return TxQueueConfig(pair.tx_queue_id, pair.tx_ring_len, pair.tx_dma_ring_addr)
+
+
+def _rx_config(pair: QueuePair) -> RxQueueConfig:
+    """The Rx half; without RX_FLEX_DESC the RXDID sent counts for nothing and 1 is used."""
+    size = pair.rx_databuffer_size or DEFAULT_DATABUFFER_SIZE
+    return RxQueueConfig(
+        pair.rx_queue_id,
+        pair.rx_ring_len,
+        pair.rx_dma_ring_addr,
+        databuffer_size=size - size % DATABUFFER_UNIT,
+        max_pkt_size=pair.rx_max_pkt_size,
+    )
+
+
+def _check_select(vf: Vf, msg: QueueSelect) -> None:
+    vf.check_vsi(msg.vsi_id)
+    check(bool(msg.rx_queues | msg.tx_queues), "no queue named")
+    vf.check_queues("rx_queues", msg.rx_queues)
+    vf.check_queues("tx_queues", msg.tx_queues)
+
+
+def _check_vector(vf: Vf, entry: VectorEntry) -> None:
+    vf.check_vsi(entry.vsi_id)
+    limit = vf.limits.num_vectors
+    check(entry.vector_id < limit, f"vector_id={entry.vector_id}, this VF has {limit} vectors")
+    vf.check_queues("rxq_map", entry.rxq_map)
+    vf.check_queues("txq_map", entry.txq_map)
+    itr = max(entry.rxitr_idx, entry.txitr_idx)
+    check(itr <= ITR_NONE, f"ITR index {itr}, at most {ITR_NONE}")
+
+
+def _stop(vf: Vf, *, rx: int, tx: int) -> None:
+    """Disable those of the queues that run."""
+    config = vf.config
+    rx, tx = rx & config.rx_enabled, tx & config.tx_enabled
+    if rx or tx:
+        vf.datapath.disable_queues(rx, tx)
+    vf.update(
+        rx_enabled=config.rx_enabled & ~rx,
+        tx_enabled=config.tx_enabled & ~tx,
+        rx_stopped=config.rx_stopped | rx,
+        tx_stopped=config.tx_stopped | tx,
+    )
+
+
+def _rewind(vf: Vf, config: VfConfig, rx: int, tx: int) -> None:
+    for index, tx_queue in config.tx.items():
+        if tx >> index & 1:
+            vf.datapath.configure_tx(tx_queue)
+    for index, rx_queue in config.rx.items():
+        if rx >> index & 1:
+            vf.datapath.configure_rx(rx_queue)
+
+
+def _take_queues(vectors: dict[int, VectorMap], entry: VectorEntry) -> None:
+    for vector, old in vectors.items():
+        vectors[vector] = replace(
+            old, rx_queues=old.rx_queues & ~entry.rxq_map, tx_queues=old.tx_queues & ~entry.txq_map
+        )
+
+
+def _bitmap(queues: Iterable[int]) -> int:
+    return sum(1 << index for index in set(queues))

@@ -1,0 +1,89 @@
+"""VERSION, GET_VF_RESOURCES, RESET_VF and REQUEST_QUEUES: what a VF is given, and starting over."""
+
+from dataclasses import dataclass
+
+from emuiavf.virtchnl.messages import CapRequest, QueueRequest, Version, VfResources
+from emuiavf.virtchnl.ops import (
+    RSS_KEY_SIZE,
+    RSS_LUT_SIZE,
+    VERSION_MAJOR,
+    VERSION_MINOR,
+    Cap,
+    Op,
+    VsiType,
+)
+from emuiavf.virtchnl.state import VSI_ID, Vf, VfState, check
+
+GRANTED = (
+    Cap.L2
+    | Cap.WB_ON_ITR
+    | Cap.REQ_QUEUES
+    | Cap.ADV_LINK_SPEED
+    | Cap.VLAN_V2
+    | Cap.RX_POLLING
+    | Cap.RSS_PCTYPE_V2
+    | Cap.RSS_PF
+)
+"""What a VF gets when it asks.  A bit stands here only when all of its opcodes are served."""
+
+
+@dataclass(frozen=True)
+class ResetRequest:
+    """The VF is to be reset now; `queue_pairs` is what it will have then, None = as before."""
+
+    reason: Op
+    queue_pairs: int | None = None
+
+
+def on_version(vf: Vf, msg: Version) -> bytes:
+    """VERSION: 1.1, or 1.0 for a VF that speaks no newer one.  Remembered across resets."""
+    vf.version = (msg.major, msg.minor)
+    return Version(VERSION_MAJOR, 0 if _is_v10(vf) else VERSION_MINOR).encode()
+
+
+def on_get_vf_resources(vf: Vf, msg: CapRequest | None) -> bytes:
+    """GET_VF_RESOURCES: the VSI, its sizes and the part of the wanted capabilities we have.
+
+    A 1.0 VF sends no capabilities and gets L2.  A second request changes the capabilities only.
+    """
+    check((msg is None) == _is_v10(vf), "capabilities belong to virtchnl 1.1, not to 1.0")
+    caps = Cap.L2 if msg is None else Cap(msg.caps & GRANTED)
+    vf.update(caps=caps)
+    vf.state = VfState.ACTIVE
+    return VfResources(
+        num_vsis=1,
+        num_queue_pairs=vf.num_queue_pairs,
+        max_vectors=vf.limits.num_vectors,
+        max_mtu=vf.limits.max_frame,
+        vf_cap_flags=caps,
+        rss_key_size=RSS_KEY_SIZE,
+        rss_lut_size=RSS_LUT_SIZE,
+        vsi_id=VSI_ID,
+        vsi_num_queue_pairs=vf.num_queue_pairs,
+        vsi_type=VsiType.SRIOV,
+        qset_handle=0,
+        default_mac_addr=vf.config.mac,
+    ).encode()
+
+
+def on_reset_vf(vf: Vf, msg: None) -> ResetRequest:
+    """RESET_VF: a reset and no answer."""
+    vf.state = VfState.RESETTING
+    return ResetRequest(Op.RESET_VF)
+
+
+def on_request_queues(vf: Vf, msg: QueueRequest) -> bytes | ResetRequest:
+    """REQUEST_QUEUES: a reset with that many pairs, or an answer with what could be had.
+
+    A number that can be had always resets, the present one too: iPXE waits for it.
+    """
+    pairs = msg.num_queue_pairs
+    if pairs == 0 or pairs > vf.max_queue_pairs:
+        return QueueRequest(min(pairs, vf.max_queue_pairs)).encode()
+    vf.num_queue_pairs = pairs
+    vf.state = VfState.RESETTING
+    return ResetRequest(Op.REQUEST_QUEUES, pairs)
+
+
+def _is_v10(vf: Vf) -> bool:
+    return vf.version == (VERSION_MAJOR, 0)

@@ -1,0 +1,50 @@
+"""Spreading received frames over queues: key, LUT, packet classes (HENA) and hash function.
+
+All of it may come before any queue exists; LUT entries are therefore not compared with queues,
+and the data path sends what names no enabled queue to queue 0.
+"""
+
+from dataclasses import replace
+
+from emuiavf.emudev.info import RssConfig
+from emuiavf.virtchnl.messages import Listing, RssHena, RssHfunc
+from emuiavf.virtchnl.ops import HENA_SUPPORTED, RSS_KEY_SIZE, RSS_LUT_SIZE, HashFunc
+from emuiavf.virtchnl.state import Vf, check
+
+
+def on_config_rss_key(vf: Vf, msg: Listing) -> bytes:
+    """CONFIG_RSS_KEY."""
+    vf.check_vsi(msg.head.vsi_id)
+    check(len(msg.items) == RSS_KEY_SIZE, f"key_len={len(msg.items)}, needs {RSS_KEY_SIZE}")
+    return _apply(vf, replace(vf.config.rss, key=msg.items))
+
+
+def on_config_rss_lut(vf: Vf, msg: Listing) -> bytes:
+    """CONFIG_RSS_LUT."""
+    vf.check_vsi(msg.head.vsi_id)
+    check(len(msg.items) == RSS_LUT_SIZE, f"lut_entries={len(msg.items)}, needs {RSS_LUT_SIZE}")
+    return _apply(vf, replace(vf.config.rss, lut=msg.items))
+
+
+def on_get_rss_hena_caps(vf: Vf, msg: None) -> bytes:
+    """GET_RSS_HENA_CAPS: the packet classes that can be hashed."""
+    return RssHena(HENA_SUPPORTED).encode()
+
+
+def on_set_rss_hena(vf: Vf, msg: RssHena) -> bytes:
+    """SET_RSS_HENA: classes that we do not know are left out (FreeBSD's default names some)."""
+    return _apply(vf, replace(vf.config.rss, hena=msg.hena & HENA_SUPPORTED))
+
+
+def on_config_rss_hfunc(vf: Vf, msg: RssHfunc) -> bytes:
+    """CONFIG_RSS_HFUNC: as in ice, all that is not symmetric Toeplitz means plain Toeplitz."""
+    vf.check_vsi(msg.vsi_id)
+    symmetric = msg.rss_algorithm == HashFunc.SYMMETRIC_TOEPLITZ
+    return _apply(vf, replace(vf.config.rss, symmetric=symmetric))
+
+
+def _apply(vf: Vf, rss: RssConfig) -> bytes:
+    if rss != vf.config.rss:
+        vf.datapath.set_rss(rss)
+        vf.update(rss=rss)
+    return b""

@@ -1,0 +1,170 @@
+"""The virtchnl channel of one VF, sans-IO: a request goes in, what is to be posted comes out.
+
+`RULES` says for each opcode who serves it, in which states and with which capability.  Refusals
+are made here and nowhere else: what is not served, not granted or not legal now gets
+NOT_SUPPORTED (as ice's allow list), what does not parse or make sense the handler's status.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from emuiavf.errors import PeerError
+from emuiavf.policy import VfPolicy
+from emuiavf.virtchnl import filters, link, queues, resources, rss, stats, vlan
+from emuiavf.virtchnl.messages import VirtchnlError, decode
+from emuiavf.virtchnl.ops import RSS_KEY_SIZE, Cap, Op, Status
+from emuiavf.virtchnl.resources import ResetRequest
+from emuiavf.virtchnl.state import Datapath, Link, Vf, VfLimits, VfState
+
+__all__ = ["RULES", "Datapath", "Link", "Reply", "ResetRequest", "Rule", "Session", "VfLimits"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A message for the ARQ: an answer, or an event (`Op.EVENT`).
+
+    `fault` is why a request was refused, for a rate-limited log; it does not reach the guest.
+    """
+
+    opcode: int
+    status: Status = Status.SUCCESS
+    body: bytes = b""
+    fault: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row: handler, states in which the opcode is legal, capability it needs.
+
+    `then_link`: a link event follows a success.
+    """
+
+    handler: Callable[[Vf, Any], bytes | ResetRequest]
+    legal: VfState
+    needs: Cap = Cap.NONE
+    then_link: bool = False
+
+
+_ACTIVE = VfState.ACTIVE
+
+RULES: dict[Op, Rule] = {
+    Op.VERSION: Rule(resources.on_version, VfState.ANY),
+    Op.RESET_VF: Rule(resources.on_reset_vf, VfState.ANY),
+    Op.GET_VF_RESOURCES: Rule(resources.on_get_vf_resources, VfState.ANY, then_link=True),
+    Op.REQUEST_QUEUES: Rule(resources.on_request_queues, _ACTIVE, Cap.REQ_QUEUES),
+    Op.CONFIG_VSI_QUEUES: Rule(queues.on_config_vsi_queues, _ACTIVE),
+    Op.CONFIG_IRQ_MAP: Rule(queues.on_config_irq_map, _ACTIVE),
+    # iPXE and VPP learn from this event alone that the link is up.
+    Op.ENABLE_QUEUES: Rule(queues.on_enable_queues, _ACTIVE, then_link=True),
+    Op.DISABLE_QUEUES: Rule(queues.on_disable_queues, _ACTIVE),
+    Op.GET_STATS: Rule(stats.on_get_stats, _ACTIVE),
+    Op.ADD_ETH_ADDR: Rule(filters.on_add_eth_addr, _ACTIVE, Cap.L2),
+    Op.DEL_ETH_ADDR: Rule(filters.on_del_eth_addr, _ACTIVE, Cap.L2),
+    Op.CONFIG_PROMISCUOUS_MODE: Rule(filters.on_config_promiscuous_mode, _ACTIVE, Cap.L2),
+    Op.CONFIG_RSS_KEY: Rule(rss.on_config_rss_key, _ACTIVE, Cap.RSS_PF),
+    Op.CONFIG_RSS_LUT: Rule(rss.on_config_rss_lut, _ACTIVE, Cap.RSS_PF),
+    Op.GET_RSS_HENA_CAPS: Rule(rss.on_get_rss_hena_caps, _ACTIVE, Cap.RSS_PF),
+    Op.SET_RSS_HENA: Rule(rss.on_set_rss_hena, _ACTIVE, Cap.RSS_PF),
+    Op.CONFIG_RSS_HFUNC: Rule(rss.on_config_rss_hfunc, _ACTIVE, Cap.RSS_PF),
+    Op.DISABLE_VLAN_STRIPPING: Rule(vlan.on_disable_vlan_stripping, _ACTIVE),
+    Op.GET_OFFLOAD_VLAN_V2_CAPS: Rule(vlan.on_get_offload_vlan_v2_caps, _ACTIVE, Cap.VLAN_V2),
+    Op.ADD_VLAN_V2: Rule(vlan.on_add_vlan_v2, _ACTIVE, Cap.VLAN_V2),
+    Op.DEL_VLAN_V2: Rule(vlan.on_del_vlan_v2, _ACTIVE, Cap.VLAN_V2),
+    Op.ENABLE_VLAN_STRIPPING_V2: Rule(vlan.on_enable_vlan_stripping_v2, _ACTIVE, Cap.VLAN_V2),
+    Op.DISABLE_VLAN_STRIPPING_V2: Rule(vlan.on_disable_vlan_stripping_v2, _ACTIVE, Cap.VLAN_V2),
+    Op.ENABLE_VLAN_INSERTION_V2: Rule(vlan.on_enable_vlan_insertion_v2, _ACTIVE, Cap.VLAN_V2),
+    Op.DISABLE_VLAN_INSERTION_V2: Rule(vlan.on_disable_vlan_insertion_v2, _ACTIVE, Cap.VLAN_V2),
+}
+
+_SERVED = {int(op): op for op in RULES}
+
+
+class Session:
+    """The PF's side for one VF.  What `handle` returns is to be posted in that order."""
+
+    def __init__(
+        self,
+        policy: VfPolicy,
+        limits: VfLimits,
+        datapath: Datapath,
+        *,
+        rss_key: bytes | None = None,
+    ) -> None:
+        """`rss_key` is the key that is used until the guest sends one; None draws it at random."""
+        key = rss_key if rss_key is not None else secrets.token_bytes(RSS_KEY_SIZE)
+        self.vf = Vf(policy, limits, datapath, key)
+        self.vf.push_defaults()
+
+    @property
+    def num_queue_pairs(self) -> int:
+        """Queue pairs that the VF has, or will have after the reset that it has asked for."""
+        return self.vf.num_queue_pairs
+
+    @property
+    def mac(self) -> bytes:
+        """The VF's own address."""
+        return self.vf.config.mac
+
+    def handle(self, opcode: int, body: bytes) -> list[Reply | ResetRequest]:
+        """At most one answer, then the events that follow from it, or a reset to be made.
+
+        Between a ResetRequest and `reset()` the VF gets no answers: they would reach the driver
+        after the reset.
+        """
+        vf = self.vf
+        if vf.state is VfState.RESETTING:
+            return []
+        try:
+            op, rule = self._rule(opcode)
+            result = rule.handler(vf, decode(op, body))
+        except VirtchnlError as error:
+            return [Reply(opcode, error.status, fault=str(error))]
+        except PeerError as error:  # the data path cannot reach the memory of a ring
+            return [Reply(opcode, Status.ERR_PARAM, fault=str(error))]
+        if isinstance(result, ResetRequest):
+            notice = self._reset_notice() if result.reason is Op.REQUEST_QUEUES else []
+            return [*notice, result]
+        return [Reply(opcode, body=result), *(self.link_event() if rule.then_link else [])]
+
+    def reset(self) -> None:
+        """VF reset: only version, own address, queue pairs and counters are kept."""
+        self.vf.reset()
+
+    def restart(self) -> None:
+        """The guest is gone and another may come: nothing of it is kept."""
+        self.vf.restart()
+
+    def set_link(self, link_state: Link) -> list[Reply]:
+        """The port's link has changed; returns the event for a VF that may have one."""
+        self.vf.link = link_state
+        return self.link_event()
+
+    def link_event(self) -> list[Reply]:
+        """LINK_CHANGE with the present state, or nothing before GET_VF_RESOURCES is answered.
+
+        DPDK's event handler dereferences what that answer fills.
+        """
+        if self.vf.state is not VfState.ACTIVE:
+            return []
+        return [Reply(Op.EVENT, body=link.link_change(self.vf))]
+
+    def reset_impending(self) -> list[Reply]:
+        """RESET_IMPENDING before a reset that the host makes, under the rule of `link_event`."""
+        return self._reset_notice() if self.vf.state is VfState.ACTIVE else []
+
+    def _reset_notice(self) -> list[Reply]:
+        return [Reply(Op.EVENT, body=link.reset_impending())]
+
+    def _rule(self, opcode: int) -> tuple[Op, Rule]:
+        vf = self.vf
+        op = _SERVED.get(opcode)
+        if op is None:
+            raise VirtchnlError(f"opcode {opcode} is not served", Status.NOT_SUPPORTED)
+        rule = RULES[op]
+        if vf.state not in rule.legal:
+            raise VirtchnlError(f"{op.name} before GET_VF_RESOURCES", Status.NOT_SUPPORTED)
+        if rule.needs not in vf.config.caps:
+            raise VirtchnlError(f"{op.name} needs {rule.needs.name}", Status.NOT_SUPPORTED)
+        return op, rule
