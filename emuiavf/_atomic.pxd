@@ -16,6 +16,10 @@ cdef extern from "atomics.h" nogil:
     void store_seq_u32(uint32_t *p, uint32_t v) noexcept
     uint32_t exchange_u32(uint32_t *p, uint32_t v) noexcept
     uint32_t add_u32(uint32_t *p, uint32_t v) noexcept
+    uint32_t or_u32(uint32_t *p, uint32_t v) noexcept
+    void add_relaxed_u64(uint64_t *p, uint64_t v) noexcept
+    void spin_lock(uint32_t *p) noexcept
+    void spin_unlock(uint32_t *p) noexcept
     int swap_if_u32(uint32_t *p, uint32_t seen, uint32_t wanted) noexcept
     void *load_acquire_ptr(void **p) noexcept
     void store_seq_ptr(void **p, void *v) noexcept
