@@ -29,6 +29,7 @@ from emuiavf.emudev.info import (
     VlanOffload,
 )
 from emuiavf.errors import ConfigError, EmuIavfError, StateError
+from emuiavf.stats import Segment
 
 if TYPE_CHECKING:
     from emuiavf._dma import MemTable
@@ -80,9 +81,12 @@ class ProviderOps(Protocol):
 class EmuDevice:
     """A device between its provider and its data paths; satisfies `Sink`."""
 
-    def __init__(self, info: DeviceInfo, mem: "MemTable", ops: ProviderOps) -> None:
+    def __init__(self, info: DeviceInfo, mem: "MemTable", stats: Segment, ops: ProviderOps) -> None:
+        """`mem` is the guest's memory; `stats` has the rows of `max_queue_pairs` and is closed
+        with the device."""
         self.state = DeviceState.ALLOCATED
         self.mem = mem
+        self.stats = stats
         self._info = info
         self._ops = ops
         self._sinks: list[Sink] = []
@@ -140,6 +144,7 @@ class EmuDevice:
         self._regions.clear()
         self.state = after
         self._ops.close()
+        self.stats.close()
 
     # Backend-facing
 

@@ -12,6 +12,7 @@ from emuiavf.emudev.device import EmuDevice, ProviderOps
 from emuiavf.emudev.info import DeviceInfo
 from emuiavf.emudev.vdev import OptionTable
 from emuiavf.errors import ConfigError, StateError
+from emuiavf.stats import Segment, queue_rows
 
 if TYPE_CHECKING:
     from emuiavf._dma import MemTable
@@ -64,10 +65,11 @@ def find_model(driver: str) -> Model:
 
 
 def allocate(info: DeviceInfo, mem: "MemTable", ops: ProviderOps) -> EmuDevice:
-    """Make the device `info.name`; ConfigError when the name is taken."""
+    """Make the device `info.name` and its counters; ConfigError when the name is taken."""
     if info.name in _devices:
         raise ConfigError(f"{info.name}: there is a device of that name already")
-    device = EmuDevice(info, mem, ops)
+    stats = Segment(info.name, queue_rows(info.max_queue_pairs))
+    device = EmuDevice(info, mem, stats, ops)
     _devices[info.name] = device
     return device
 

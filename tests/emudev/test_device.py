@@ -34,6 +34,13 @@ class Memory:
     regions = (REGION,)
 
 
+class Stats:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Ops(ProviderOps):
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -60,7 +67,8 @@ class Rig:
     def __init__(self) -> None:
         self.ops = Ops()
         info = DeviceInfo("emu_x0", "emu_x", 2, 4, 5, {"mac": "a", "link": "up"})
-        self.emu = EmuDevice(info, cast(Any, Memory()), self.ops)
+        self.stats = Stats()
+        self.emu = EmuDevice(info, cast(Any, Memory()), cast(Any, self.stats), self.ops)
         self.sink = RecordingSink()
 
     def started(self) -> "Rig":
@@ -290,6 +298,11 @@ def test_map_region_refuses_what_is_not_there(rig: Rig, name: str, size: int) ->
 
 def test_mem_table_is_the_memorys_own(rig: Rig) -> None:
     assert rig.emu.mem_table() == (REGION,)
+
+
+def test_close_closes_the_counters(rig: Rig) -> None:
+    rig.emu.close()
+    assert rig.stats.closed
 
 
 def test_set_attr_asks_the_provider_first(rig: Rig) -> None:

@@ -16,13 +16,14 @@ class Ops(ProviderOps):
 
 
 def allocate(name: str) -> EmuDevice:
-    return registry.allocate(DeviceInfo(name, "emu_x", 1, 1, 1), cast(Any, None), Ops())
+    return registry.allocate(DeviceInfo(name, "emu_x", 1, 2, 3), cast(Any, None), Ops())
 
 
 @pytest.fixture
 def device() -> Iterator[EmuDevice]:
     made = allocate("emu_x7")
     yield made
+    made.close()
     if made in registry._devices.values():
         registry.release(made)
 
@@ -34,6 +35,10 @@ def test_lookup_finds_an_allocated_device(device: EmuDevice) -> None:
 def test_allocate_refuses_a_name_in_use(device: EmuDevice) -> None:
     with pytest.raises(ConfigError, match="emu_x7: there is a device of that name"):
         allocate("emu_x7")
+
+
+def test_allocate_makes_the_counters_of_all_queues(device: EmuDevice) -> None:
+    assert device.stats.names == ("rx-0", "rx-1", "tx-0", "tx-1")
 
 
 def test_release_frees_the_name(device: EmuDevice) -> None:
