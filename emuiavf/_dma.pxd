@@ -23,11 +23,26 @@ cdef extern from "mem.h" nogil:
                            uint64_t len, uint64_t prot) noexcept
 
 
+cdef extern from *:
+    """typedef struct GuardOwner GuardOwner;"""
+    ctypedef struct GuardOwner:
+        pass
+
+
 cdef class MemTable:
     # Published with store_seq_ptr; never NULL (an empty map when nothing is mapped).
-    cdef MemMap *map
+    cdef MemMap *mem_map
     # 1 once a page of a mapping has vanished (SIGBUS guard); workers and control both may read it.
-    cdef uint32_t broken
-    cdef list _regions
-    cdef list _retired
+    cdef readonly bint broken
+    cdef GuardOwner *_owner
+    cdef list _starts      # IOVA of each map, ascending: what bisect looks at
+    cdef list _mappings    # the Mapping of each
+    cdef dict _windows     # number of a window of IOVA space -> Window
+    cdef list _retired     # Pages and Tables that a worker may still be using
+    cdef tuple _regions    # cache of `regions`, or None
     cdef object __weakref__
+
+    cdef _publish(self, MemMap *fresh)
+    cdef const Extent *_whole(self, iova, size, uint64_t prot) except? NULL
+    cdef _copy(self, uint64_t iova, uint8_t *buffer, uint64_t size, bint to_guest)
+    cdef _remove(self, Py_ssize_t first, Py_ssize_t last)
