@@ -354,6 +354,23 @@ cdef class Worker:
         with nogil:
             _run(&self.state)
 
+    def step(self, uint32_t turns) -> int:
+        """Make turns in the caller's thread, for tests and benches; the worker must not run.
+
+        Returns how many of them moved something.
+        """
+        cdef uint32_t moved = 0, i
+        cdef uint64_t now
+        if not self.state.quiescent:
+            raise StateError("the worker runs")
+        with nogil:
+            for i in range(turns):
+                now = monotonic_ns()
+                if _turn(&self.state, self.state.plan, now) & 1:
+                    moved += 1
+                _poll(self.state.plan, now)
+        return moved
+
     def stop(self) -> None:
         store_release_u32(&self.state.stop, 1)
         event_signal(self.state.wake_fd)

@@ -21,17 +21,24 @@ class Engine:
     """N workers that carry frames between connected endpoints.
 
     `cpus`: worker i is pinned to `cpus[i % len]`, when given.  `idle`: "busy" polls without end,
-    "adaptive" spins a little, then sleeps for a growing time.
+    "adaptive" spins a little, then sleeps for a growing time.  `hold_s`: how long a 1:1 connection
+    waits for room at its destination before it drops.
     """
 
-    def __init__(self, workers: int = 1, cpus: Sequence[int] = (), idle: str = "adaptive") -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        cpus: Sequence[int] = (),
+        idle: str = "adaptive",
+        hold_s: float = 0.001,
+    ) -> None:
         if not 1 <= workers <= 64:
             raise ConfigError(f"workers={workers}: 1 to 64")
         if idle not in IDLE_POLICIES:
             raise ConfigError(f"idle={idle}: one of {', '.join(IDLE_POLICIES)}")
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._cpus = tuple(cpus)
-        self._workers = [Worker(idle == "adaptive") for _ in range(workers)]
+        self._workers = [Worker(idle == "adaptive", int(hold_s * 1e9)) for _ in range(workers)]
         self._threads: list[threading.Thread] = []
         self._endpoints: list[Endpoint] = []
         self._connections: list[tuple[Endpoint, ...]] = []
@@ -137,6 +144,10 @@ class Engine:
         for thread in self._threads:
             thread.join()
         os.close(self.fault_fd)
+
+    def step(self, turns: int = 1) -> int:
+        """Make turns of every worker in the caller's thread, while the engine is not started."""
+        return sum(worker.step(turns) for worker in self._workers)
 
     def turns(self) -> list[int]:
         """How many turns each worker has made."""
