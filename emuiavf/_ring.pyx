@@ -903,7 +903,7 @@ cdef class Vf(Endpoint):
                 or self.run.rx_set == NULL):
             raise MemoryError
         self.run.sink.put = vf_put
-        self.run.map = &mem.map
+        self.run.map = &mem.mem_map
         self.run.rx = self.rx
         self.run.num_rx = n
         self.run.num_vectors = num_vectors
@@ -1024,7 +1024,7 @@ cdef class Vf(Endpoint):
 
     def _check_ring(self, str what, int i, uint64_t address, uint64_t size):
         cdef const Extent *hint = NULL
-        if mem_translate((<MemTable>self._mem).map, &hint, address, size,
+        if mem_translate((<MemTable>self._mem).mem_map, &hint, address, size,
                          MEM_READ | MEM_WRITE) == NULL:
             raise MemoryFault(f"{what} queue {i}: ring at IOVA {address:#x}, {size} bytes, is not "
                               "in shared guest memory")

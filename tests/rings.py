@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+
 from emuiavf._dma import MemTable
 from emuiavf._ring import Vf
-
 from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig, VectorMap
 
 SIZE = 32 << 20

@@ -83,7 +83,9 @@ class Engine:
         To be called when an endpoint's active sources or, in a switch, its filter have changed.
         """
         count = len(self._workers)
-        routes: list[list[tuple[SourceRef, object]]] = [[] for _ in range(count)]
+        routes: list[list[tuple[SourceRef, Endpoint | SwitchTable | None]]] = [
+            [] for _ in range(count)
+        ]
         for connection in self._connections:
             switch = SwitchTable(list(connection)) if len(connection) > 2 else None
             for number, endpoint in enumerate(connection):
