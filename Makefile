@@ -5,6 +5,7 @@ VENV ?= .venv
 JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
 RUN = $(VENV)/bin/python
+# Named after what it was made from, so that a change of pyproject.toml makes it anew.
 STAMP = $(VENV)/.emuiavf-$(shell cksum pyproject.toml | cut -d' ' -f1)
 BUILD = setup.py --quiet build_ext --inplace --parallel $(JOBS)
 
@@ -18,7 +19,7 @@ ASAN_ENV = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
 
 .PHONY: run test test-vm bench lint build debug asan clean
 
-$(STAMP): pyproject.toml
+$(STAMP):
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3.1'
 	$(RUN) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \

@@ -1,0 +1,12 @@
+"""Options that several folders of tests share."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("emuiavf")
+    group.addoption(
+        "--kernels",
+        default="6.1,6.12",
+        help="kernels of the guests, with commas (default: %(default)s)",
+    )

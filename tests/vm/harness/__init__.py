@@ -1,0 +1,1 @@
+"""What the tests with a real QEMU stand on: packages, guests, namespaces, the backend process."""
