@@ -8,68 +8,40 @@ Requests may be pipelined (`submit`, then `Pending.wait`) and region writes post
 at a time.  Specification: vfio-user.
 """
 
-import contextlib
 import mmap
 import os
-import select
 import socket
 import struct
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from collections.abc import Sequence
 
 from emuiavf.emudev.info import DmaProt, MmapArea, RegionInfo
-from emuiavf.errors import EmuIavfError, PeerError
+from emuiavf.errors import PeerError
 from emuiavf.vfio_user import negotiation, wire
-from emuiavf.vfio_user.codec import Codec, Message, encode, encode_error
-from emuiavf.vfio_user.connection import ANCILLARY_SIZE, received_fds, send_once
-from emuiavf.vfio_user.wire import Command, IrqIndex, IrqSet
+from emuiavf.vfio_user.channel import Answer, Channel, Pending, Refused, connect
+from emuiavf.vfio_user.fd_socket import close_fds
+from emuiavf.vfio_user.wire import Command, IrqIndex, IrqSet, RegionIndex
+
+__all__ = [
+    "Answer",
+    "Client",
+    "Command",
+    "DmaProt",
+    "IrqIndex",
+    "IrqSet",
+    "MmapArea",
+    "Pending",
+    "Refused",
+    "RegionIndex",
+    "RegionInfo",
+    "close_fds",
+    "eventfds",
+]
 
 _U32 = struct.Struct("<I")
-_TIMEVAL = struct.Struct("@ll")
 _READ_WRITE = DmaProt.READ | DmaProt.WRITE
 
 
-class Refused(EmuIavfError):
-    """The server answered with an error; `errno` says which."""
-
-    def __init__(self, command: int, errno: int) -> None:
-        name = Command(command).name if command in list(Command) else f"command {command}"
-        super().__init__(f"{name}: {os.strerror(errno)}")
-        self.command = command
-        self.errno = errno
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A successful answer; its fds belong to the receiver."""
-
-    payload: bytes
-    fds: tuple[int, ...] = ()
-
-
-class Pending:
-    """A request whose answer is still to come."""
-
-    __slots__ = ("_client", "command", "msg_id")
-
-    def __init__(self, client: "Client", msg_id: int, command: int) -> None:
-        self._client = client
-        self.msg_id = msg_id
-        self.command = command
-
-    def wait(self) -> Reply:
-        """The answer.  Refused for an error reply, TimeoutError, ConnectionError."""
-        message = self._client._wait_for(self.msg_id)
-        if message.flags & wire.ERROR:
-            message.close()
-            raise Refused(self.command, message.error)
-        return Reply(message.payload, tuple(message.take_fds()))
-
-
-class Client:
+class Client(Channel):
     """One connection to one device."""
 
     def __init__(
@@ -85,20 +57,9 @@ class Client:
         `timeout_s` bounds the wait for each answer.  OSError when nobody listens, TimeoutError
         when the server serves another client.
         """
-        self._timeout_s = timeout_s
-        self._codec = Codec()
-        self._next_id = 0
-        # Every id in use: its answer when it is there; ids nobody waits for any more.
-        self._answers: dict[int, Message | None] = {}
-        self._abandoned: set[int] = set()
+        sock = where if isinstance(where, socket.socket) else connect(where, timeout_s)
+        super().__init__(sock, timeout_s)
         self._regions: dict[int, RegionInfo] = {}
-        self._closed = False
-        self._sock = where if isinstance(where, socket.socket) else _connect(where, timeout_s)
-        # A timeout of the kernel costs no poll() before each read, as Python's would.
-        self._sock.settimeout(None)
-        seconds = int(timeout_s)
-        wait = _TIMEVAL.pack(seconds, int((timeout_s - seconds) * 1e6) or (seconds == 0))
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         self.version = (wire.MAJOR, minor)
         self.capabilities = negotiation.Capabilities()
         if negotiate:
@@ -108,61 +69,11 @@ class Client:
                 self.close()
                 raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Leave; the server resets the device.  mmaps made here stay valid.  Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        self._sock.close()
-        self._codec.close()
-        for message in self._answers.values():
-            if message is not None:
-                message.close()
-        self._answers.clear()
-        for region in self._regions.values():
-            if region.fd is not None:
-                os.close(region.fd)
+        super().close()
+        close_fds(region.fd for region in self._regions.values() if region.fd is not None)
         self._regions.clear()
-
-    def fileno(self) -> int:
-        """The socket, to wait for the end of the connection or for answers."""
-        return self._sock.fileno()
-
-    # Requests of any kind
-
-    def request(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> Reply:
-        """Send one command and wait for its answer; the fds stay the caller's."""
-        return self.submit(command, payload, fds).wait()
-
-    def submit(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> Pending:
-        """Send one command without waiting; answers come in the order of the commands."""
-        msg_id = self._take_id()
-        self._transmit(encode(msg_id, command, wire.TYPE_COMMAND, payload), fds)
-        self._answers[msg_id] = None
-        return Pending(self, msg_id, command)
-
-    def post(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """Send one command that is never answered, not even when it fails."""
-        self._transmit(encode(self._take_id(), command, wire.NO_REPLY, payload), fds)
-
-    def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        """Send bytes as they are, for those who test servers."""
-        self._transmit(data, fds)
-
-    def receive(self) -> Message:
-        """The next message from the server, whatever it is; the counterpart of `send_raw`."""
-        return self._receive(time.monotonic() + self._timeout_s)
 
     # Guest memory
 
@@ -314,8 +225,7 @@ class Client:
 
     def _negotiate(self, minor: int) -> None:
         reply = self.request(Command.VERSION, negotiation.offer(minor))
-        for fd in reply.fds:
-            os.close(fd)
+        close_fds(reply.fds)
         version, self.capabilities = negotiation.parse(reply.payload)
         if version.major != wire.MAJOR or version.minor > minor:
             raise PeerError(f"server answered version {version.major}.{version.minor}")
@@ -329,112 +239,24 @@ class Client:
         if argsz < info.argsz <= wire.MAX_DATA_XFER and not reply.fds:
             reply = self._ask_region_once(region, info.argsz)
             info = wire.RegionInfo.decode(reply.payload)
-        for fd in reply.fds[1:]:
-            os.close(fd)
-        fd = reply.fds[0] if reply.fds else None
+        close_fds(reply.fds[1:])
         try:
             areas = _areas(info, reply.payload)
         except PeerError:
-            if fd is not None:
-                os.close(fd)
+            close_fds(reply.fds[:1])
             raise
         return RegionInfo(
             size=info.size,
             readable=bool(info.flags & wire.RegionFlag.READ),
             writable=bool(info.flags & wire.RegionFlag.WRITE),
             areas=areas,
-            fd=fd,
+            fd=reply.fds[0] if reply.fds else None,
             fd_offset=info.offset,
         )
 
-    def _ask_region_once(self, region: int, argsz: int) -> Reply:
+    def _ask_region_once(self, region: int, argsz: int) -> Answer:
         body = wire.RegionInfo(argsz, 0, region, 0, 0, 0).encode()
         return self.request(Command.DEVICE_GET_REGION_INFO, body)
-
-    def _take_id(self) -> int:
-        for _ in range(0x10000):
-            msg_id = self._next_id
-            self._next_id = (msg_id + 1) & 0xFFFF
-            if msg_id not in self._answers and msg_id not in self._abandoned:
-                return msg_id
-        raise EmuIavfError("all 65536 message ids are in use")
-
-    def _transmit(self, data: bytes, fds: Sequence[int]) -> None:
-        """Send all of it, taking in answers while the server does not read."""
-        sent = send_once(self._sock, data, fds)
-        if sent == len(data):
-            return
-        deadline = time.monotonic() + self._timeout_s
-        rest = memoryview(data)
-        while True:
-            if sent:
-                # Descriptors went with the first byte.
-                rest, fds = rest[sent:], ()
-            if not rest:
-                return
-            self._wait_to_send(deadline)
-            sent = send_once(self._sock, rest, fds)
-
-    def _wait_to_send(self, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN | select.POLLOUT)
-        left_s = deadline - time.monotonic()
-        events = poll.poll(left_s * 1000) if left_s > 0 else []
-        if not events:
-            raise TimeoutError("the server does not read")
-        if events[0][1] & select.POLLIN:
-            self._keep(self._receive(deadline))
-
-    def _wait_for(self, msg_id: int) -> Message:
-        message = self._answers[msg_id]
-        deadline = 0.0
-        try:
-            while message is None:
-                deadline = deadline or time.monotonic() + self._timeout_s
-                received = self._receive(deadline)
-                if received.msg_id == msg_id and received.flags & wire.TYPE_MASK:
-                    message = received
-                else:
-                    self._keep(received)
-        except TimeoutError:
-            self._abandoned.add(msg_id)
-            raise
-        finally:
-            del self._answers[msg_id]
-        return message
-
-    def _keep(self, message: Message) -> None:
-        """Put an answer aside for the one who waits for it."""
-        if message.flags & wire.TYPE_MASK == wire.TYPE_COMMAND:
-            # DMA_READ or DMA_WRITE: memory is reached through its fd, or not at all.
-            message.close()
-            if not message.flags & wire.NO_REPLY:
-                refusal = encode_error(message.msg_id, message.command, 0)
-                with contextlib.suppress(OSError):
-                    send_once(self._sock, refusal, ())
-        elif self._answers.get(message.msg_id, message) is None:
-            self._answers[message.msg_id] = message
-        else:
-            self._abandoned.discard(message.msg_id)
-            message.close()
-
-    def _receive(self, deadline: float) -> Message:
-        codec = self._codec
-        while True:
-            try:
-                data, ancillary, flags, _ = self._sock.recvmsg(
-                    codec.wanted, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                raise TimeoutError(f"no answer within {self._timeout_s} s") from None
-            fds = received_fds(ancillary) if ancillary else ()
-            if not data:
-                raise ConnectionResetError("the server closed the connection")
-            message = codec.feed(data, fds, bool(flags & socket.MSG_CTRUNC))
-            if message is not None:
-                return message
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no answer within {self._timeout_s} s")
 
 
 def eventfds(count: int) -> list[int]:
@@ -447,23 +269,6 @@ def eventfds(count: int) -> list[int]:
         close_fds(made)
         raise
     return made
-
-
-def close_fds(fds: Iterable[int]) -> None:
-    """Close descriptors one after the other."""
-    for fd in fds:
-        os.close(fd)
-
-
-def _connect(path: str | os.PathLike[str], timeout_s: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect(os.fspath(path))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _areas(info: wire.RegionInfo, payload: bytes) -> tuple[MmapArea, ...]:

@@ -5,42 +5,20 @@ parts.  What a client does not read is kept, up to a limit; beyond it nothing mo
 that client until it has caught up, so a client can stop only itself.
 """
 
-import array
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from emuiavf.loop import Loop
 from emuiavf.vfio_user import wire
 from emuiavf.vfio_user.codec import Codec, FramingError, Message
+from emuiavf.vfio_user.fd_socket import ANCILLARY_SIZE, close_fds, received_fds, send_once
 from emuiavf.vfio_user.session import Reply, Session
 
-ANCILLARY_SIZE = socket.CMSG_SPACE(wire.MAX_RECEIVED_FDS * 4)
-RECV_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_RECV_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 # Two of the largest replies; a client that pipelines small ones never gets there.
 _BACKLOG_LIMIT = 2 * wire.MAX_MSG_SIZE
-
-
-def received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors in what recvmsg returned; they are the caller's."""
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return fds.tolist()
-
-
-def send_once(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int]) -> int:
-    """One sendmsg that does not block; bytes sent, 0 when the peer does not read just now."""
-    try:
-        if not fds:
-            return sock.send(data, SEND_FLAGS)
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        return sock.sendmsg([data], [rights], SEND_FLAGS)
-    except BlockingIOError:
-        return 0
 
 
 class Connection:
@@ -73,7 +51,7 @@ class Connection:
         self._sock.close()
         self._codec.close()
         for _, fds in self._backlog:
-            _close_all(fds)
+            close_fds(fds)
         self._backlog.clear()
         self._session.close()
         self._on_closed(reason)
@@ -98,18 +76,18 @@ class Connection:
             try:
                 if codec.in_header:
                     data, ancillary, flags, _ = self._sock.recvmsg(
-                        codec.wanted, ANCILLARY_SIZE, RECV_FLAGS
+                        codec.wanted, ANCILLARY_SIZE, _RECV_FLAGS
                     )
                     if ancillary:
                         fds = received_fds(ancillary)
                     truncated = bool(flags & socket.MSG_CTRUNC)
                 else:
                     # Without room for fds the kernel closes those sent with payload bytes.
-                    data = self._sock.recv(codec.wanted, RECV_FLAGS)
+                    data = self._sock.recv(codec.wanted, _RECV_FLAGS)
             except BlockingIOError:
                 return None
             if not data:
-                _close_all(fds)
+                close_fds(fds)
                 self.close("client left")
                 return None
             message = codec.feed(data, fds, truncated)
@@ -163,13 +141,8 @@ class Connection:
                 return
             self._backlog_size -= sent
             if sent == len(data):
-                _close_all(fds)
+                close_fds(fds)
                 self._backlog.popleft()
                 continue
-            _close_all(fds)
+            close_fds(fds)
             self._backlog[0] = (data[sent:], [])
-
-
-def _close_all(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -11,26 +11,26 @@ import msgspec
 from emuiavf.errors import PeerError
 from emuiavf.vfio_user import wire
 
-_U64 = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Migration(msgspec.Struct, omit_defaults=True):
-    pgsize: _U64 = 4096
-    max_bitmap_size: _U64 = 0
+    pgsize: _Count = 4096
+    max_bitmap_size: _Count = 0
 
 
 class TwinSocket(msgspec.Struct, omit_defaults=True):
     supported: bool = False
-    fd_index: _U64 = 0
+    fd_index: _Count = 0
 
 
 class Capabilities(msgspec.Struct, omit_defaults=True):
     """What the sender of the JSON can take; defaults are the specification's."""
 
     max_msg_fds: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 1
-    max_data_xfer_size: _U64 = 1 << 20
-    max_dma_maps: _U64 = 65535
-    pgsizes: _U64 = 4096
+    max_data_xfer_size: _Count = 1 << 20
+    max_dma_maps: _Count = 65535
+    pgsizes: _Count = 4096
     twin_socket: TwinSocket | None = None
     write_multiple: bool = False
     migration: Migration | None = None
