@@ -42,12 +42,13 @@ class Model:
     """One kind of device.
 
     `create(name, options, loop)` makes a device, `options` being the values that `options`
-    describes.  `attach(emu, engine)` makes its data path; None for a device without one.
+    describes.  `attach(device, engine)` makes the data path of what `create` has made, counting
+    in `device.emu.stats`; None for a model without a data path.
     """
 
     options: OptionTable
     create: "Callable[[str, dict[str, Any], Loop], Provider]"
-    attach: Callable[[EmuDevice, Any], DataPath] | None = None
+    attach: Callable[[Any, Any], DataPath] | None = None
 
 
 models: dict[str, Model] = {}

@@ -1,0 +1,1 @@
+"""Ports: the endpoints that are not a device.  Importing this package registers every kind."""
