@@ -8,6 +8,21 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from emuiavf.datapath._frame cimport Frame
 
 
+cdef extern from "bytes.h" nogil:
+    # Words of a packet at any alignment: host order, and big-endian.
+    uint16_t load_u16(const uint8_t *p) noexcept
+    uint32_t load_u32(const uint8_t *p) noexcept
+    uint64_t load_u64(const uint8_t *p) noexcept
+    void store_u16(uint8_t *p, uint16_t v) noexcept
+    void store_u32(uint8_t *p, uint32_t v) noexcept
+    void store_u64(uint8_t *p, uint64_t v) noexcept
+    uint16_t load_be16(const uint8_t *p) noexcept
+    uint32_t load_be32(const uint8_t *p) noexcept
+    void store_be16(uint8_t *p, uint16_t v) noexcept
+    void store_be32(uint8_t *p, uint32_t v) noexcept
+    uint32_t swap_be32(uint32_t v) noexcept
+
+
 cdef extern from "csum.h" nogil:
     # One's complement sum over the pieces of a range, in any number of pieces of any length.
     ctypedef struct Csum:
@@ -20,6 +35,10 @@ cdef extern from "csum.h" nogil:
     void csum_add_copy(Csum *csum, uint8_t *dst, const uint8_t *src, size_t len) noexcept
     # Folded to 16 bits in memory order, not inverted: store it with a 16-bit store.
     uint16_t csum_fold(const Csum *csum) noexcept
+    # Sum of a short piece, inline, to be folded: for headers.
+    uint64_t csum_short(const uint8_t *src, size_t len) noexcept
+    uint64_t csum_plus(uint64_t sum, uint64_t part) noexcept
+    uint16_t csum_fold_u64(uint64_t sum) noexcept
     # CRC32c of SCTP over pieces: start with 0xffffffff, finish with crc32c_final.
     uint32_t crc32c_add(uint32_t crc, const uint8_t *src, size_t len) noexcept
     uint32_t crc32c_final(uint32_t crc) noexcept
@@ -32,12 +51,6 @@ cdef extern from "csum.h" nogil:
         CSUM_AVX512
     int csum_use(int kind) noexcept
     uint32_t crc32c_add_table(uint32_t crc, const uint8_t *src, size_t len) noexcept
-    # Words of a packet at any alignment.
-    uint16_t load_u16(const uint8_t *p) noexcept
-    uint32_t load_u32(const uint8_t *p) noexcept
-    uint64_t load_u64(const uint8_t *p) noexcept
-    void store_u16(uint8_t *p, uint16_t v) noexcept
-    void store_u32(uint8_t *p, uint32_t v) noexcept
 
 
 cdef extern from "toeplitz.h" nogil:

@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "bytes.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -30,13 +32,6 @@ enum {
 };
 
 enum { CSUM_SCALAR = 0, CSUM_AVX2 = 1, CSUM_AVX512 = 2 };
-
-static inline uint16_t load_u16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
-static inline uint32_t load_u32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
-static inline uint64_t load_u64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }
-static inline void store_u16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
-static inline void store_u32(uint8_t *p, uint32_t v) { memcpy(p, &v, 4); }
-static inline void store_u64(uint8_t *p, uint64_t v) { memcpy(p, &v, 8); }
 
 /* ---- copy ---- */
 
@@ -96,19 +91,18 @@ static inline void frame_copy(uint8_t *dst, const uint8_t *src, size_t len)
 
 /* ---- one's complement sums ----
  *
- * A sum here is of 32-bit words in memory order, held in 64 bits: no carry is lost below 16 GiB.
- * `dst` NULL means that nothing is copied; it is a constant wherever these are inlined.
+ * Sums are of 64-bit words in memory order with the carries added back, or of 32-bit words in 64
+ * bits: both fold to the same 16.  `dst` NULL means that nothing is copied; it is a constant
+ * wherever these are inlined.
  */
 
-static inline __attribute__((always_inline)) uint64_t csum_word(uint8_t *dst, const uint8_t *src)
+static inline uint64_t csum_plus(uint64_t sum, uint64_t part)
 {
-    uint64_t word = load_u64(src);
-    if (dst)
-        store_u64(dst, word);
-    return (word & 0xffffffff) + (word >> 32);
+    sum += part;
+    return sum + (sum < part);
 }
 
-/* The last 0..7 bytes, as if followed by zeros. */
+/* 0..7 bytes, as if followed by zeros. */
 static inline __attribute__((always_inline)) uint64_t csum_tail(uint8_t *dst, const uint8_t *src,
                                                                 size_t len)
 {
@@ -143,14 +137,37 @@ static inline __attribute__((always_inline)) uint64_t csum_tail(uint8_t *dst, co
 static inline __attribute__((always_inline)) uint64_t csum_words(uint8_t *dst, const uint8_t *src,
                                                                  size_t len)
 {
-    uint64_t sum = 0;
-    for (; len >= 8; len -= 8) {
-        sum += csum_word(dst, src);
-        src += 8;
-        if (dst)
+    unsigned __int128 sum = 0;
+    size_t left = len;
+    for (; left >= 8; left -= 8) {
+        uint64_t word = load_u64(src);
+        if (dst) {
+            store_u64(dst, word);
             dst += 8;
+        }
+        sum += word;
+        src += 8;
     }
-    return sum + csum_tail(dst, src, len);
+    if (left && len >= 8) {
+        /* The last eight bytes again, without those that are counted. */
+        uint64_t word = load_u64(src + left - 8);
+        if (dst)
+            store_u64(dst + left - 8, word);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        sum += word >> (64 - 8 * left);
+#else
+        sum += word << (64 - 8 * left);
+#endif
+    } else if (left) {
+        sum += csum_tail(dst, src, left);
+    }
+    return csum_plus((uint64_t)sum, (uint64_t)(sum >> 64));
+}
+
+/* Sum of a short piece, inline: for headers. */
+static inline uint64_t csum_short(const uint8_t *src, size_t len)
+{
+    return csum_words(NULL, src, len);
 }
 
 static uint64_t csum_sum_scalar(const uint8_t *src, size_t len)
@@ -188,7 +205,7 @@ static inline uint64_t csum_avx2(uint8_t *dst, const uint8_t *src, size_t len)
     __m256i four = _mm256_add_epi64(_mm256_add_epi64(even, odd), _mm256_add_epi64(even_2, odd_2));
     __m128i two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
     uint64_t sum = (uint64_t)_mm_cvtsi128_si64(two) + (uint64_t)_mm_extract_epi64(two, 1);
-    return sum + csum_words(dst ? dst + at : NULL, src + at, len - at);
+    return csum_plus(sum, csum_words(dst ? dst + at : NULL, src + at, len - at));
 }
 
 CSUM_TARGET_AVX2 static uint64_t csum_sum_avx2(const uint8_t *src, size_t len)
@@ -293,14 +310,13 @@ static inline void csum_join(Csum *csum, uint64_t part, size_t len)
 {
     if (csum->odd)
         part = part << 8 | part >> 56;
-    csum->sum += part;
-    csum->sum += csum->sum < part;
+    csum->sum = csum_plus(csum->sum, part);
     csum->odd ^= len & 1;
 }
 
 static inline void csum_add(Csum *csum, const uint8_t *src, size_t len)
 {
-    csum_join(csum, len <= CSUM_SHORT ? csum_words(NULL, src, len) : csum_sum_wide(src, len), len);
+    csum_join(csum, len <= CSUM_SHORT ? csum_short(src, len) : csum_sum_wide(src, len), len);
 }
 
 static inline void csum_add_copy(Csum *csum, uint8_t *dst, const uint8_t *src, size_t len)
@@ -309,13 +325,13 @@ static inline void csum_add_copy(Csum *csum, uint8_t *dst, const uint8_t *src, s
               len);
 }
 
+/* A number plus itself with the halves swapped has in its upper half their sum, carry included. */
 static inline uint16_t csum_fold_u64(uint64_t sum)
 {
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)sum;
+    sum += sum << 32 | sum >> 32;
+    uint32_t half = (uint32_t)(sum >> 32);
+    half += half << 16 | half >> 16;
+    return (uint16_t)(half >> 16);
 }
 
 static inline uint16_t csum_fold(const Csum *csum) { return csum_fold_u64(csum->sum); }

@@ -42,21 +42,12 @@ static inline uint32_t toeplitz_order(uint64_t product)
     return (hash >> 1 & 0x55555555) | (hash & 0x55555555) << 1;
 }
 
-static inline uint32_t toeplitz_word(const uint8_t *input)
-{
-    uint32_t word = load_u32(input);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    word = __builtin_bswap32(word);
-#endif
-    return word;
-}
-
 static uint32_t toeplitz_loop(const ToeplitzKey *key, const uint8_t *addresses, unsigned words,
                               const uint8_t *ports)
 {
     uint64_t product = 0;
     for (unsigned at = 0; at < words + (ports != NULL); at++) {
-        uint32_t word = toeplitz_word(at < words ? addresses + 4 * at : ports);
+        uint32_t word = load_be32(at < words ? addresses + 4 * at : ports);
         for (; word; word &= word - 1)
             product ^= key->windows[at] << __builtin_ctz(word);
     }
@@ -65,7 +56,7 @@ static uint32_t toeplitz_loop(const ToeplitzKey *key, const uint8_t *addresses, 
 
 #if defined(__x86_64__)
 #define TOEPLITZ_SHARE(input, window)                                                  \
-    _mm_clmulepi64_si128(_mm_cvtsi32_si128((int)toeplitz_word(input)),                 \
+    _mm_clmulepi64_si128(_mm_cvtsi32_si128((int)load_be32(input)),                 \
                          _mm_loadl_epi64((const __m128i *)(window)), 0)
 
 __attribute__((target("pclmul"))) static uint32_t

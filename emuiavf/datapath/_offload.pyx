@@ -1,0 +1,422 @@
+"""Parsing, checksums, hashing and segmentation of frames: bodies of _offload.pxd.
+
+Everything here reads and writes the private head of a frame only and holds no state.  A header that
+does not lie wholly inside the head is unknown, and what cannot be known is never called wrong.
+Packet types: Intel's table, where IPv4 is 22 + kind and IPv6 is 88 + kind.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from emuiavf.datapath._frame cimport (
+    FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT, FRAME_HASHED, FRAME_HEAD,
+    FRAME_IP_BAD, FRAME_IPV4, FRAME_IPV6, FRAME_MAX_LEN, FRAME_PARSED, FRAME_TAGGED, L4_NONE,
+    L4_SCTP, L4_TCP, L4_UDP, Frame)
+
+
+cdef extern from "protocols.h" nogil:
+    enum:
+        KIND_FRAGMENT
+        KIND_OTHER
+        KIND_UDP
+        KIND_TCP
+        KIND_SCTP
+        KIND_ICMP
+        KINDS
+    const uint8_t *KIND_L4
+    const uint64_t *KIND_HENA
+    const uint8_t *L4_MIN
+    const uint8_t *L4_FIELD
+    const uint8_t *L4_IP
+
+
+cdef extern from *:
+    bint likely(bint condition) noexcept nogil
+    bint unlikely(bint condition) noexcept nogil
+
+
+cdef enum:
+    PTYPE_ETHER = 1
+    PTYPE_PTP = 2
+    PTYPE_LLDP = 6
+    PTYPE_ARP = 11
+    PTYPE_IPV4 = 22
+    PTYPE_IPV6 = 88
+
+    ETHER_IPV4 = 0x0800
+    ETHER_ARP = 0x0806
+    ETHER_VLAN = 0x8100
+    ETHER_IPV6 = 0x86DD
+    ETHER_QINQ = 0x88A8
+    ETHER_LLDP = 0x88CC
+    ETHER_PTP = 0x88F7
+    ETHER_QINQ_OLD = 0x9100
+
+    IP_HOPOPTS = 0
+    IP_ICMP = 1
+    IP_TCP = 6
+    IP_UDP = 17
+    IP_ROUTING = 43
+    IP_FRAGMENT = 44
+    IP_ICMPV6 = 58
+    IP_DSTOPTS = 60
+    IP_SCTP = 132
+
+    TCP_FIN = 0x01
+    TCP_PSH = 0x08
+    TCP_CWR = 0x80
+
+    MAX_TAGS = 2
+    MAX_EXTENSIONS = 8
+    # 255 KiB in pieces of 64 bytes, the smallest MSS drivers use (Linux, FreeBSD).
+    MAX_SEGMENTS = 4096
+
+    ASKED = FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO
+    FOUND = FRAME_FRAGMENT | FRAME_IP_BAD | FRAME_TAGGED
+
+
+cdef inline uint32_t kind_of(uint32_t protocol, uint32_t icmp, uint32_t room) noexcept nogil:
+    """Kind of the payload of an IP header with `room` bytes of the head behind it."""
+    if protocol == IP_UDP and room >= 8:
+        return KIND_UDP
+    if protocol == IP_TCP and room >= 20:
+        return KIND_TCP
+    if protocol == IP_SCTP and room >= 12:
+        return KIND_SCTP
+    if protocol == icmp:
+        return KIND_ICMP
+    return KIND_OTHER
+
+
+cdef inline uint32_t walk_ipv4(const uint8_t *ip, uint32_t room, uint32_t *l3_len) noexcept nogil:
+    """Kind and header length of an IPv4 header, or KINDS if it is none."""
+    cdef uint32_t size
+    if unlikely(room < 20):
+        return KINDS
+    size = (ip[0] & 15) * 4
+    if unlikely(ip[0] >> 4 != 4 or size < 20 or size > room):
+        return KINDS
+    l3_len[0] = size
+    # More fragments, or an offset.
+    if unlikely(load_be16(ip + 6) & 0x3FFF):
+        return KIND_FRAGMENT
+    return kind_of(ip[9], IP_ICMP, room - size)
+
+
+cdef uint32_t walk_ipv6(const uint8_t *ip, uint32_t room, uint32_t *l3_len) noexcept nogil:
+    """The same of an IPv6 header with its extension headers.
+
+    A fragment header, even of a whole packet, makes a fragment.  A routing header with segments
+    left makes KIND_OTHER: the pseudo header has the last destination, which is not in place.
+    """
+    cdef uint32_t at = 40, count, size, protocol
+    if room < 40 or ip[0] >> 4 != 6:
+        return KINDS
+    protocol = ip[6]
+    for count in range(MAX_EXTENSIONS + 1):
+        l3_len[0] = at
+        if protocol == IP_FRAGMENT:
+            return KIND_FRAGMENT
+        if protocol != IP_HOPOPTS and protocol != IP_ROUTING and protocol != IP_DSTOPTS:
+            return kind_of(protocol, IP_ICMPV6, room - at)
+        if room - at < 8:
+            return KIND_OTHER
+        size = (ip[at + 1] + 1) * 8
+        if size > room - at or (protocol == IP_ROUTING and ip[at + 3]):
+            return KIND_OTHER
+        protocol = ip[at]
+        at += size
+    return KIND_OTHER
+
+
+cdef inline bint is_tag(uint32_t ethertype) noexcept nogil:
+    return ethertype == ETHER_VLAN or ethertype == ETHER_QINQ or ethertype == ETHER_QINQ_OLD
+
+
+cdef inline uint8_t ptype_of(uint32_t ethertype) noexcept nogil:
+    """Packet type of what is not IP."""
+    if ethertype == ETHER_ARP:
+        return PTYPE_ARP
+    if ethertype == ETHER_LLDP:
+        return PTYPE_LLDP
+    if ethertype == ETHER_PTP:
+        return PTYPE_PTP
+    return PTYPE_ETHER
+
+
+cdef inline bint parse_plain(Frame *frame) noexcept nogil:
+    """Most frames: IPv4 without tags, options or fragments, with TCP or UDP, nothing asked.
+
+    Returns 0, and has changed nothing, for all others.  Halves the instructions of a parse
+    (bench/instructions.py).
+    """
+    cdef const uint8_t *head = frame.head
+    cdef uint32_t flags = frame.flags, room = frame.head_len, protocol
+    if (flags & <uint32_t>ASKED or room < 54
+            or load_be32(head + 12) >> 8 != ETHER_IPV4 << 8 | 0x45
+            or load_be16(head + 20) & 0x3FFF):
+        return 0
+    protocol = head[23]
+    if protocol == IP_UDP:
+        frame.ptype = PTYPE_IPV4 + KIND_UDP
+        frame.l4_len = 8
+        frame.l4_proto = L4_UDP
+    elif protocol == IP_TCP:
+        frame.ptype = PTYPE_IPV4 + KIND_TCP
+        frame.l4_len = (head[46] >> 4) * 4
+        frame.l4_proto = L4_TCP
+    else:
+        return 0
+    frame.l2_len = 14
+    frame.l3_len = 20
+    flags = (flags & ~<uint32_t>(FOUND | FRAME_IPV6)) | FRAME_PARSED | FRAME_IPV4
+    if unlikely(csum_fold_u64(csum_short(head + 14, 20)) != 0xFFFF):
+        flags |= FRAME_IP_BAD
+    frame.flags = flags
+    return 1
+
+
+cdef void frame_parse(Frame *frame) noexcept nogil:
+    if not parse_plain(frame):
+        parse_any(frame)
+
+
+cdef void parse_any(Frame *frame) noexcept nogil:
+    """See _offload.pxd.  Of a frame whose sender asked for something, the lengths that
+    frame_check_request has judged stay as they are, also where the parser knows less."""
+    cdef const uint8_t *head = frame.head
+    cdef uint32_t room = frame.head_len, l2_len = 14, l3_len = 0, kind = KINDS
+    cdef uint32_t flags = (frame.flags & ~<uint32_t>FOUND) | FRAME_PARSED
+    cdef uint32_t asked = flags & <uint32_t>ASKED
+    cdef uint32_t ethertype, tags = 0, base = 0
+    if not asked:
+        flags &= ~<uint32_t>(FRAME_IPV4 | FRAME_IPV6)
+    if unlikely(room < 14):
+        l2_len = room
+        ethertype = 0
+    else:
+        ethertype = load_be16(head + 12)
+    while unlikely(is_tag(ethertype)) and tags < MAX_TAGS and room - l2_len >= 4:
+        if tags == 0:
+            flags |= FRAME_TAGGED
+            frame.vlan_tpid = <uint16_t>ethertype
+            frame.vlan_tci = load_be16(head + 14)
+        ethertype = load_be16(head + l2_len + 2)
+        l2_len += 4
+        tags += 1
+
+    if ethertype == ETHER_IPV4:
+        kind = walk_ipv4(head + l2_len, room - l2_len, &l3_len)
+        base = PTYPE_IPV4
+        # The sum over a right header is 0xffff: it cannot be 0, its version is not.
+        if (kind != KINDS and not flags & FRAME_ASK_IP_CSUM
+                and csum_fold_u64(csum_short(head + l2_len, l3_len)) != 0xFFFF):
+            flags |= FRAME_IP_BAD
+    elif ethertype == ETHER_IPV6:
+        kind = walk_ipv6(head + l2_len, room - l2_len, &l3_len)
+        base = PTYPE_IPV6
+
+    if unlikely(asked and (l2_len != frame.l2_len or l3_len != frame.l3_len)):
+        kind = KINDS
+    if likely(kind != KINDS):
+        frame.ptype = <uint8_t>(base + kind)
+        flags |= FRAME_IPV4 if base == PTYPE_IPV4 else FRAME_IPV6
+        if kind == KIND_FRAGMENT:
+            flags |= FRAME_FRAGMENT
+    else:
+        frame.ptype = ptype_of(ethertype)
+        kind = KIND_OTHER
+    frame.flags = flags
+    if likely(not asked):
+        frame.l2_len = <uint16_t>l2_len
+        frame.l3_len = <uint16_t>l3_len
+    if likely(not flags & (FRAME_ASK_L4_CSUM | FRAME_ASK_TSO)):
+        frame.l4_proto = KIND_L4[kind]
+        frame.l4_len = L4_MIN[KIND_L4[kind]]
+        if kind == KIND_TCP:
+            frame.l4_len = (head[l2_len + l3_len + 12] >> 4) * 4
+
+
+cdef int frame_hash(Frame *frame, const ToeplitzKey *key, uint64_t hena) noexcept nogil:
+    """See _offload.pxd.  Fragments and protocols without ports are hashed by address only."""
+    cdef const uint8_t *ip = frame.head + frame.l2_len
+    cdef const uint8_t *ports = NULL
+    cdef uint32_t kind = <uint32_t>frame.ptype - PTYPE_IPV4
+    if likely(kind < KINDS):
+        if not hena & KIND_HENA[kind]:
+            return 0
+        if KIND_L4[kind] != L4_NONE:
+            ports = ip + frame.l3_len
+        frame.hash = toeplitz_hash(key, ip + 12, 2, ports)
+    else:
+        kind = <uint32_t>frame.ptype - PTYPE_IPV6
+        if kind >= KINDS or not hena >> 10 & KIND_HENA[kind]:
+            return 0
+        if KIND_L4[kind] != L4_NONE:
+            ports = ip + frame.l3_len
+        frame.hash = toeplitz_hash(key, ip + 8, 8, ports)
+    frame.flags |= FRAME_HASHED
+    return 1
+
+
+cdef void frame_pseudo(const Frame *frame, uint32_t l4_bytes, Csum *csum) noexcept nogil:
+    """See _offload.pxd.  The pseudo header begins at an even offset of what is summed."""
+    cdef const uint8_t *ip = frame.head + frame.l2_len
+    cdef uint64_t part
+    if frame.flags & FRAME_IPV4:
+        part = csum_short(ip + 12, 8)
+    else:
+        part = csum_short(ip + 8, 32)
+    part = csum_plus(part, <uint64_t>swap_be32(l4_bytes) + swap_be32(L4_IP[frame.l4_proto & 3]))
+    csum.sum = csum_plus(csum.sum, part)
+
+
+cdef int frame_l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
+                        uint32_t *field) noexcept nogil:
+    """See _offload.pxd.  A received packet that claims more bytes than there are has no range; one
+    whose checksum was left to us ends with the frame."""
+    cdef const uint8_t *ip = frame.head + frame.l2_len
+    cdef uint32_t proto = frame.l4_proto & 3, flags = frame.flags
+    cdef uint32_t asked = flags & FRAME_ASK_L4_CSUM
+    cdef uint32_t first = <uint32_t>frame.l2_len + frame.l3_len
+    cdef uint32_t room = frame.len - first, size
+    if unlikely(proto == L4_NONE or flags & FRAME_FRAGMENT
+                or first + L4_MIN[proto] > frame.head_len):
+        return 0
+    if likely(flags & FRAME_IPV4):
+        size = load_be16(ip + 2) - frame.l3_len
+    elif flags & FRAME_IPV6:
+        size = load_be16(ip + 4) + 40 - frame.l3_len
+    else:
+        return 0
+    # Unsigned: a length that does not cover its own headers is too large as well.
+    if unlikely(size > room):
+        if not asked:
+            return 0
+        size = room
+    if unlikely(size < L4_MIN[proto]):
+        return 0
+    if proto == L4_UDP:
+        # A checksum of 0 says that there is none (RFC 768); IPv6 has no such case (RFC 8200, 8.1).
+        if not asked and flags & FRAME_IPV4 and load_u16(ip + frame.l3_len + 6) == 0:
+            return 0
+        room = load_be16(ip + frame.l3_len + 4)
+        if likely(room >= 8 and room <= size):
+            size = room
+        elif not asked:
+            return 0
+    start[0] = first
+    end[0] = first + size
+    field[0] = first + L4_FIELD[proto]
+    return 1
+
+
+cdef inline void fill_ip_csum(uint8_t *ip, uint32_t l3_len) noexcept nogil:
+    store_u16(ip + 10, 0)
+    store_u16(ip + 10, <uint16_t>~csum_fold_u64(csum_short(ip, l3_len)))
+
+
+cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil:
+    """See _offload.pxd."""
+    fill_ip_csum(frame.head + frame.l2_len, frame.l3_len)
+
+
+cdef int check_tso(const Frame *frame) noexcept nogil:
+    """0 when the frame can be cut: exact headers inside the head, a payload, a bounded number."""
+    cdef uint32_t first = <uint32_t>frame.l2_len + frame.l3_len
+    cdef uint32_t header = first + frame.l4_len, payload
+    if frame.l4_proto == L4_TCP:
+        if frame.l4_len < 20 or frame.l4_len != (frame.head[first + 12] >> 4) * 4:
+            return 1
+    elif frame.l4_proto != L4_UDP or frame.l4_len != 8:
+        return 1
+    if header > frame.head_len or header > FRAME_HEAD or header >= frame.len or frame.mss == 0:
+        return 1
+    payload = frame.len - header
+    if header + min(payload, <uint32_t>frame.mss) > FRAME_MAX_LEN:
+        return 1
+    return (payload - 1) // frame.mss >= MAX_SEGMENTS
+
+
+cdef int frame_check_request(Frame *frame) noexcept nogil:
+    """See _offload.pxd.  Sets IPV4 or IPV6 of an accepted frame; TSO implies both checksums."""
+    cdef const uint8_t *ip = frame.head + frame.l2_len
+    cdef uint32_t l3_len = 0, kind, start, end, field
+    cdef uint32_t flags = frame.flags & ~<uint32_t>(FRAME_IPV4 | FRAME_IPV6 | FRAME_FRAGMENT)
+    if not flags & <uint32_t>ASKED:
+        return 0
+    if frame.l2_len < 14 or <uint32_t>frame.l2_len + frame.l3_len >= frame.head_len:
+        return 1
+    if ip[0] >> 4 == 4:
+        kind = walk_ipv4(ip, frame.head_len - frame.l2_len, &l3_len)
+        flags |= FRAME_IPV4
+        if flags & FRAME_ASK_TSO:
+            flags |= FRAME_ASK_IP_CSUM
+    else:
+        kind = walk_ipv6(ip, frame.head_len - frame.l2_len, &l3_len)
+        flags |= FRAME_IPV6
+        if flags & FRAME_ASK_IP_CSUM:
+            return 1
+    if kind == KINDS or l3_len != frame.l3_len:
+        return 1
+    if not flags & (FRAME_ASK_L4_CSUM | FRAME_ASK_TSO):
+        frame.flags = flags
+        return 0
+    if frame.l4_proto == L4_NONE or KIND_L4[kind] != frame.l4_proto:
+        return 1
+    frame.flags = flags | FRAME_ASK_L4_CSUM
+    if flags & FRAME_ASK_TSO:
+        return check_tso(frame)
+    return not frame_l4_range(frame, &start, &end, &field)
+
+
+cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
+                                   uint32_t *payload) noexcept nogil:
+    """See _offload.pxd.  The frame has passed frame_check_request."""
+    cdef uint32_t header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
+    cdef uint32_t left = frame.len - header - at
+    cdef uint32_t size = min(left, <uint32_t>frame.mss)
+    cdef uint8_t *ip = out + frame.l2_len
+    cdef uint8_t *l4 = ip + frame.l3_len
+    frame_copy(out, frame.head, header)
+    payload[0] = size
+    if frame.l4_proto == L4_TCP:
+        store_be32(l4 + 4, load_be32(l4 + 4) + at)
+        if size < left:
+            l4[13] &= ~<uint8_t>(TCP_FIN | TCP_PSH)
+        if at:
+            l4[13] &= ~<uint8_t>TCP_CWR
+        store_u16(l4 + 16, 0)
+    else:
+        store_be16(l4 + 4, <uint16_t>(8 + size))
+        store_u16(l4 + 6, 0)
+    size += frame.l3_len + frame.l4_len
+    if frame.flags & FRAME_IPV4:
+        store_be16(ip + 2, <uint16_t>size)
+        store_be16(ip + 4, <uint16_t>(load_be16(ip + 4) + at // frame.mss))
+        fill_ip_csum(ip, frame.l3_len)
+    else:
+        store_be16(ip + 4, <uint16_t>(size - 40))
+    return header
+
+
+cdef void frame_seed_partial(Frame *frame) noexcept nogil:
+    """See _offload.pxd.  Drivers leave the lengths of a frame to be segmented 0; what is longer
+    than a length field can say keeps 0.  SCTP has no partial form: it is left alone."""
+    cdef uint8_t *ip = frame.head + frame.l2_len
+    cdef uint32_t start, end, field, size = frame.len - frame.l2_len
+    cdef Csum csum
+    if frame.flags & FRAME_ASK_TSO:
+        if frame.flags & FRAME_IPV4:
+            store_be16(ip + 2, <uint16_t>size if size <= 0xFFFF else 0)
+        else:
+            store_be16(ip + 4, <uint16_t>(size - 40) if size - 40 <= 0xFFFF else 0)
+        if frame.l4_proto == L4_UDP:
+            size -= frame.l3_len
+            store_be16(ip + frame.l3_len + 4, <uint16_t>size if size <= 0xFFFF else 0)
+    if frame.flags & FRAME_ASK_IP_CSUM:
+        frame_fill_ip_csum(frame)
+    if (frame.l4_proto == L4_SCTP or not frame.flags & FRAME_ASK_L4_CSUM
+            or not frame_l4_range(frame, &start, &end, &field)):
+        return
+    csum_init(&csum)
+    frame_pseudo(frame, end - start, &csum)
+    store_u16(frame.head + field, csum_fold(&csum))
