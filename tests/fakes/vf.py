@@ -43,7 +43,7 @@ class FakeDatapath(RecordingSink):
 
     def enable_queues(self, rx: int, tx: int) -> None:
         self._record("enable_queues", rx, tx)
-        assert not (rx & self.rx_enabled or tx & self.tx_enabled), "enabled twice"
+        assert (rx & self.rx_enabled, tx & self.tx_enabled) == (0, 0), "enabled twice"
         assert all(index in self.rx for index in range(32) if rx >> index & 1)
         assert all(index in self.tx for index in range(32) if tx >> index & 1)
         self.rx_enabled |= rx
@@ -51,7 +51,7 @@ class FakeDatapath(RecordingSink):
 
     def disable_queues(self, rx: int, tx: int) -> None:
         self._record("disable_queues", rx, tx)
-        assert not (rx & ~self.rx_enabled or tx & ~self.tx_enabled), "disabled what did not run"
+        assert (rx & ~self.rx_enabled, tx & ~self.tx_enabled) == (0, 0), "did not run"
         self.rx_enabled &= ~rx
         self.tx_enabled &= ~tx
 
@@ -95,9 +95,7 @@ class FakeVf:
         """Everything that comes back for one request, padded as real drivers do."""
         return self.session.handle(op, m.encode(Op(op), head, items))
 
-    def send(
-        self, op: int, head: Wire | None = None, items: Sequence[Wire] | bytes = ()
-    ) -> Reply:
+    def send(self, op: int, head: Wire | None = None, items: Sequence[Wire] | bytes = ()) -> Reply:
         """The answer to one request, which must be the first thing to come back."""
         answer = self.post(op, head, items)[0]
         assert isinstance(answer, Reply)

@@ -53,9 +53,7 @@ TOO_SHORT = [
     for length in range(exact)
     if (op, length) != (Op.GET_VF_RESOURCES, 0)
 ]
-LONG_LISTS = [
-    (op, length) for op in LISTS for length in range(LENGTHS[op][0], LENGTHS[op][1] + 2)
-]
+LONG_LISTS = [(op, length) for op in LISTS for length in range(LENGTHS[op][0], LENGTHS[op][1] + 2)]
 EXACT_ONLY = [op for op in LENGTHS if op not in LISTS]
 
 
@@ -195,7 +193,5 @@ def test_queue_pair_bytes_stand_where_ice_reads_them() -> None:
         ),
     ],
 )
-def test_structure_bytes_stand_where_the_specification_puts_them(
-    made: Wire, expected: str
-) -> None:
+def test_structure_bytes_stand_where_the_specification_puts_them(made: Wire, expected: str) -> None:
     assert made.encode() == bytes.fromhex(expected)

@@ -1,0 +1,191 @@
+"""VERSION, GET_VF_RESOURCES, RESET_VF, REQUEST_QUEUES: what is granted, kept and forgotten."""
+
+import pytest
+
+from emuiavf.policy import VfPolicy
+from emuiavf.virtchnl import messages as m
+from emuiavf.virtchnl.ops import Cap, Op, Status
+from emuiavf.virtchnl.session import Reply, ResetRequest
+from emuiavf.virtchnl.state import VfLimits, VfState
+from tests.fakes.vf import ALL_CAPS, MAC, OTHER_MAC, FakeVf
+
+RESET_IMPENDING = bytes.fromhex("02000000 00000000 00 000000 ff000000")
+
+# Capability bits that each driver asks for, and which of them it gets.
+REQUESTED = {
+    "linux 6.1": (
+        (0, 3, 4, 5, 6, 7, 15, 16, 18, 19, 20, 21, 23, 25, 27, 28),
+        (0, 5, 6, 7, 15, 18, 19),
+    ),
+    "dpdk 22.11": (
+        (0, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 19, 26, 27, 28, 29, 31),
+        (0, 5, 6, 7, 15, 17, 19),
+    ),
+    "ipxe": ((0, 6), (0, 6)),
+    "vpp avf": ((0, 5, 7, 15, 16, 17, 19, 27, 28), (0, 5, 7, 15, 17, 19)),
+    "freebsd": ((0, 7, 16, 19), (0, 7, 19)),
+}
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [((1, 1), (1, 1)), ((1, 0), (1, 0)), ((1, 2), (1, 1)), ((2, 0), (1, 1)), ((0, 0), (1, 1))],
+)
+def test_trap_12_version_answers_1_1_and_1_0_to_a_1_0_vf(
+    sent: tuple[int, int], answered: tuple[int, int]
+) -> None:
+    assert FakeVf().send(Op.VERSION, m.Version(*sent)).body == m.Version(*answered).encode()
+
+
+def test_trap_12_version_is_remembered_over_a_reset() -> None:
+    vf = FakeVf()
+    vf.send(Op.VERSION, m.Version(1, 0))
+    vf.post(Op.RESET_VF)
+    vf.session.reset()
+    assert vf.session.handle(Op.GET_VF_RESOURCES, b"")[0].status == Status.SUCCESS  # type: ignore[union-attr]
+
+
+def test_resources_of_a_1_1_vf_byte_for_byte() -> None:
+    body = FakeVf().bring_up().send(Op.GET_VF_RESOURCES, m.CapRequest(ALL_CAPS)).body
+    assert body == bytes.fromhex(
+        "0100 0400 1100 0026 e1800e00 34000000 40000000 0100 0400 06000000 0000 525400123456"
+    )
+
+
+def test_traps_13_and_14_one_sriov_vsi_with_the_rss_sizes_of_ice() -> None:
+    got = FakeVf().bring_up().resources()
+    assert (got.num_vsis, got.vsi_id, got.vsi_type) == (1, 1, 6)
+    assert (got.rss_key_size, got.rss_lut_size, got.max_mtu) == (52, 64, 9728)
+
+
+def test_trap_16_default_mac_is_the_one_of_the_policy() -> None:
+    assert FakeVf(VfPolicy(mac=OTHER_MAC)).bring_up().resources().default_mac_addr == OTHER_MAC
+
+
+def test_trap_34_max_vectors_is_the_size_of_the_msix_table() -> None:
+    assert FakeVf(limits=VfLimits(2, 4, 5)).bring_up().resources().max_vectors == 5
+
+
+@pytest.mark.parametrize("driver", REQUESTED)
+def test_capabilities_are_what_was_asked_and_can_be_had(driver: str) -> None:
+    asked, granted = (sum(1 << bit for bit in bits) for bits in REQUESTED[driver])
+    assert FakeVf().bring_up().resources(asked).vf_cap_flags == granted
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_capability_not_asked_for_is_not_granted(bit: int) -> None:
+    assert FakeVf().bring_up().resources(ALL_CAPS & ~(1 << bit)).vf_cap_flags & 1 << bit == 0
+
+
+def test_1_0_vf_sends_no_capabilities_and_gets_l2() -> None:
+    vf = FakeVf()
+    vf.send(Op.VERSION, m.Version(1, 0))
+    answer = vf.send(Op.GET_VF_RESOURCES)
+    assert m.VfResources.decode(answer.body).vf_cap_flags == Cap.L2
+
+
+def test_1_0_vf_with_capabilities_is_refused() -> None:
+    vf = FakeVf()
+    vf.send(Op.VERSION, m.Version(1, 0))
+    assert vf.status(Op.GET_VF_RESOURCES, m.CapRequest(1)) == Status.ERR_PARAM
+
+
+def test_1_1_vf_without_capabilities_is_refused() -> None:
+    vf = FakeVf().bring_up()
+    before = vf.snapshot()
+    assert vf.status(Op.GET_VF_RESOURCES) == Status.ERR_PARAM
+    assert vf.snapshot() == before
+
+
+def test_second_get_vf_resources_answers_alike_and_leaves_queues_running() -> None:
+    vf = FakeVf().bring_up().configure(0)
+    vf.send(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))
+    calls = list(vf.datapath.calls)
+    first = vf.resources()
+    assert vf.resources() == first
+    assert vf.datapath.calls == calls
+
+
+def test_second_get_vf_resources_replaces_the_capabilities() -> None:
+    vf = FakeVf().bring_up()
+    vf.resources(Cap.L2)
+    assert vf.status(Op.SET_RSS_HENA, m.RssHena(0)) == Status.NOT_SUPPORTED
+
+
+def test_more_than_16_pairs_are_not_given_without_the_large_capability() -> None:
+    vf = FakeVf(limits=VfLimits(32, 64, 65)).bring_up()
+    assert vf.resources().num_queue_pairs == 16
+    assert vf.send(Op.REQUEST_QUEUES, m.QueueRequest(17)).body == b"\x10\x00"
+
+
+@pytest.mark.parametrize("pairs", [1, 4, 8])
+def test_trap_18_request_queues_gives_notice_and_resets_even_for_the_same_number(
+    pairs: int,
+) -> None:
+    vf = FakeVf().bring_up()
+    posted = vf.post(Op.REQUEST_QUEUES, m.QueueRequest(pairs))
+    assert posted == [
+        Reply(Op.EVENT, body=RESET_IMPENDING),
+        ResetRequest(Op.REQUEST_QUEUES, pairs),
+    ]
+
+
+def test_request_queues_counts_after_the_reset_and_survives_others() -> None:
+    vf = FakeVf().bring_up()
+    vf.post(Op.REQUEST_QUEUES, m.QueueRequest(7))
+    vf.session.reset()
+    vf.session.reset()
+    got = vf.resources()
+    assert (got.num_queue_pairs, got.vsi_num_queue_pairs, got.max_vectors) == (7, 7, 17)
+
+
+@pytest.mark.parametrize(("asked", "answered"), [(0, 0), (9, 8), (65535, 8)])
+def test_request_queues_that_cannot_be_had_answers_what_can(asked: int, answered: int) -> None:
+    vf = FakeVf().bring_up()
+    before = vf.snapshot()
+    posted = vf.post(Op.REQUEST_QUEUES, m.QueueRequest(asked))
+    assert posted == [Reply(Op.REQUEST_QUEUES, body=m.QueueRequest(answered).encode())]
+    assert vf.snapshot() == before
+
+
+def test_trap_19_request_queues_before_version_is_refused_without_a_reset() -> None:
+    vf = FakeVf()
+    posted = vf.post(Op.REQUEST_QUEUES, m.QueueRequest(1))
+    assert posted == [Reply(Op.REQUEST_QUEUES, Status.NOT_SUPPORTED)]
+    assert vf.session.vf.state is VfState.INITIAL
+
+
+def test_reset_stops_the_data_path_first_then_gives_it_the_defaults() -> None:
+    vf = FakeVf().bring_up().configure(0)
+    vf.send(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))
+    vf.datapath.calls.clear()
+    vf.session.reset()
+    assert vf.datapath.names() == ["reset", "set_rx_filter", "set_rss", "set_vlan_offload"]
+
+
+def test_reset_forgets_all_that_messages_configured() -> None:
+    vf = FakeVf()
+    fresh = vf.session.vf.config
+    vf.bring_up().configure(0)
+    vf.send(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))
+    vf.send(Op.CONFIG_IRQ_MAP, m.IrqMap(), [m.VectorEntry(1, 1, 1, 1, 0, 1)])
+    vf.send(Op.ADD_ETH_ADDR, m.EtherAddrList(1), [m.EtherAddr(OTHER_MAC, 2)])
+    vf.send(Op.ADD_VLAN_V2, m.VlanFilterList(1), [m.VlanFilter(5, 0, 0x8100)])
+    vf.send(Op.ENABLE_VLAN_STRIPPING_V2, m.VlanSetting(0, 1, 1))
+    vf.send(Op.CONFIG_PROMISCUOUS_MODE, m.PromiscInfo(1, 3))
+    vf.send(Op.CONFIG_RSS_LUT, m.RssLut(1), bytes([1] * 64))
+    vf.send(Op.CONFIG_RSS_KEY, m.RssKey(1), bytes(52))
+    vf.send(Op.SET_RSS_HENA, m.RssHena(0))
+    assert vf.session.vf.config != fresh
+    vf.session.reset()
+    assert vf.session.vf.config == fresh
+
+
+def test_restart_forgets_even_what_a_reset_keeps() -> None:
+    vf = FakeVf().bring_up()
+    vf.send(Op.ADD_ETH_ADDR, m.EtherAddrList(1), [m.EtherAddr(OTHER_MAC, 1)])
+    vf.post(Op.REQUEST_QUEUES, m.QueueRequest(1))
+    vf.session.restart()
+    assert (vf.session.mac, vf.session.num_queue_pairs) == (MAC, 4)
+    assert vf.session.vf.version is None
+    assert vf.session.vf.state is VfState.INITIAL
