@@ -106,6 +106,18 @@ def test_second_get_vf_resources_answers_alike_and_leaves_queues_running() -> No
     assert vf.datapath.calls == calls
 
 
+@pytest.mark.parametrize("caps", [0, 1, 0x5555_5555, 0xAAAA_AAAA, ALL_CAPS])
+def test_trap_15_get_vf_resources_succeeds_in_every_state_whatever_is_asked(caps: int) -> None:
+    vf = FakeVf()
+    request = m.CapRequest(caps)
+    statuses = [vf.status(Op.GET_VF_RESOURCES, request) for _ in range(2)]
+    vf.send(Op.VERSION, m.Version(1, 1))
+    statuses.append(vf.status(Op.GET_VF_RESOURCES, request))
+    vf.session.reset()
+    statuses.append(vf.status(Op.GET_VF_RESOURCES, request))
+    assert statuses == [Status.SUCCESS] * 4
+
+
 def test_second_get_vf_resources_replaces_the_capabilities() -> None:
     vf = FakeVf().bring_up()
     vf.resources(Cap.L2)

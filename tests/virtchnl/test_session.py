@@ -60,7 +60,7 @@ def test_first_messages_are_served_at_first(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", ANSWERED)
-def test_active_vf_gets_one_answer_with_its_opcode(op: Op) -> None:
+def test_trap_37_active_vf_gets_one_answer_with_its_opcode(op: Op) -> None:
     vf = FakeVf().bring_up().configure(0)
     posted = vf.post(op, *valid_requests()[op])
     assert [a.opcode for a in posted if isinstance(a, Reply) and a.opcode != Op.EVENT] == [op]
