@@ -1,0 +1,148 @@
+"""What a guest sends and receives, as values: offload requests in, descriptor verdicts out.
+
+Descriptor bits come from `_pmd`; here they get their meaning.  Facts: AVF descriptors 5.1, 5.3.
+"""
+
+import struct
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Self
+
+from emuiavf.guest._pmd import RxBits, TxBits
+
+
+class L4(IntEnum):
+    """L4T of a Tx descriptor."""
+
+    NONE = 0
+    TCP = 1
+    SCTP = 2
+    UDP = 3
+
+
+class Iipt(IntEnum):
+    """IIPT of a Tx descriptor."""
+
+    NONE = 0
+    IPV6 = 1
+    IPV4 = 2
+    IPV4_CSUM = 3
+
+
+_L4_OF_PROTOCOL = {6: L4.TCP, 17: L4.UDP, 132: L4.SCTP}
+_L4_MIN_LEN = {L4.NONE: 0, L4.TCP: 20, L4.SCTP: 12, L4.UDP: 8}
+_TAG_TYPES = (0x8100, 0x88A8)
+
+
+@dataclass(frozen=True)
+class TxFrame:
+    """A frame to send and what the device is asked to do to it; lengths in bytes.
+
+    `mss` > 0 asks for segmentation, `vlan_tci` for the insertion of a tag.
+    """
+
+    data: bytes
+    iipt: Iipt = Iipt.NONE
+    l4: L4 = L4.NONE
+    l2_len: int = 0
+    l3_len: int = 0
+    l4_len: int = 0
+    mss: int = 0
+    vlan_tci: int | None = None
+
+    @classmethod
+    def offloaded(cls, data: bytes, mss: int = 0, vlan_tci: int | None = None) -> Self:
+        """Ask for every checksum of an IPv4 or IPv6 frame, and segmentation when `mss` > 0.
+
+        The checksum fields are zeroed here: a device computes from scratch.  ValueError when the
+        frame is neither IPv4 nor IPv6 (no extension headers) with TCP, UDP or SCTP.
+        """
+        l2_len = 14
+        while struct.unpack_from(">H", data, l2_len - 2)[0] in _TAG_TYPES:
+            l2_len += 4
+        ethertype = struct.unpack_from(">H", data, l2_len - 2)[0]
+        frame = bytearray(data)
+        if ethertype == 0x0800:
+            iipt, l3_len, protocol = Iipt.IPV4_CSUM, (data[l2_len] & 15) * 4, data[l2_len + 9]
+            struct.pack_into(">H", frame, l2_len + 10, 0)
+        elif ethertype == 0x86DD:
+            iipt, l3_len, protocol = Iipt.IPV6, 40, data[l2_len + 6]
+        else:
+            raise ValueError(f"ethertype {ethertype:#06x}: no checksum to ask for")
+        l4 = _L4_OF_PROTOCOL.get(protocol)
+        if l4 is None:
+            raise ValueError(f"IP protocol {protocol}: no checksum to ask for")
+        at = l2_len + l3_len
+        _zero_l4_checksum(frame, at, l4)
+        l4_len = (data[at + 12] >> 4) * 4 if l4 is L4.TCP else _L4_MIN_LEN[l4]
+        return cls(bytes(frame), iipt, l4, l2_len, l3_len, l4_len, mss, vlan_tci)
+
+    @property
+    def fields(self) -> int:
+        """Qword 1 of the data descriptors, without EOP, RS and size."""
+        word = TxBits.TX_DTYPE_DATA | TxBits.TX_ICRC
+        word |= self.iipt << TxBits.TX_IIPT_SHIFT | self.l4 << TxBits.TX_L4T_SHIFT
+        word |= (self.l2_len // 2) << TxBits.TX_MACLEN_SHIFT
+        word |= (self.l3_len // 4) << TxBits.TX_IPLEN_SHIFT
+        word |= (self.l4_len // 4) << TxBits.TX_L4LEN_SHIFT
+        if self.vlan_tci is not None:
+            word |= TxBits.TX_IL2TAG1 | self.vlan_tci << TxBits.TX_L2TAG1_SHIFT
+        return word
+
+    @property
+    def context(self) -> tuple[int, int] | None:
+        """Both qwords of the context descriptor that segmentation needs."""
+        if not self.mss:
+            return None
+        payload = len(self.data) - self.l2_len - self.l3_len - self.l4_len
+        word = TxBits.TX_DTYPE_CONTEXT | TxBits.TX_CTX_TSO
+        word |= (payload & 0x3FFFF) << TxBits.TX_CTX_TSO_LEN_SHIFT
+        return 0, word | self.mss << TxBits.TX_CTX_MSS_SHIFT
+
+    def tagged(self, vlan_tci: int) -> Self:
+        """The same with a VLAN tag to be inserted."""
+        return replace(self, vlan_tci=vlan_tci)
+
+
+def _zero_l4_checksum(frame: bytearray, at: int, l4: L4) -> None:
+    if l4 is L4.SCTP:
+        struct.pack_into(">I", frame, at + 8, 0)
+    else:
+        struct.pack_into(">H", frame, at + (16 if l4 is L4.TCP else 6), 0)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A received frame and the verdicts of its last descriptor (legacy format, RXDID 1)."""
+
+    data: bytes
+    queue: int
+    status: int
+    error: int
+    ptype: int
+    rss_hash: int | None
+    vlan_tci: int | None
+
+    @classmethod
+    def from_descriptor(
+        cls, data: bytes, queue: int, qword0: int, qword1: int, qword2: int
+    ) -> Self:
+        status = qword1 & RxBits.RX_STATUS_MASK
+        return cls(
+            data=data,
+            queue=queue,
+            status=status,
+            error=qword1 >> RxBits.RX_ERROR_SHIFT & RxBits.RX_ERROR_MASK,
+            ptype=qword1 >> RxBits.RX_PTYPE_SHIFT & RxBits.RX_PTYPE_MASK,
+            rss_hash=qword0 >> 32 if status & RxBits.RX_FLTSTAT == RxBits.RX_FLTSTAT else None,
+            vlan_tci=qword0 >> 16 & 0xFFFF if status & RxBits.RX_L2TAG1P else None,
+        )
+
+    @property
+    def checked(self) -> bool:
+        """The device has looked at the checksums (L3L4P)."""
+        return bool(self.status & RxBits.RX_L3L4P)
+
+    @property
+    def checksums_good(self) -> bool:
+        return self.checked and not self.error & (RxBits.RX_ERROR_IPE | RxBits.RX_ERROR_L4E)
