@@ -13,7 +13,7 @@ from emuiavf._atomic cimport store_release_u32
 from emuiavf.errors import StateError
 
 BUFFER_SKEW = 64
-"""Bytes between buffers: an odd number of cache lines, so that a ring spreads over a cache's sets."""
+"""Bytes between two buffers: strides of an odd number of lines spread over all sets of a cache."""
 
 
 def buffer_stride(buf_size: int) -> int:
@@ -227,12 +227,12 @@ cdef class RxRing:
         A tuple (data, qword0, qword1, qword2) with the qwords of the frame's last descriptor.
         """
         cdef RxState *state = &self.state
-        cdef uint32_t count = rx_frame(state), slot = state.next, i
+        cdef uint32_t count = rx_frame(state), slot = state.next, _i
         cdef uint64_t qword1 = 0, last = 0
         if count == 0:
             return None
         data = bytearray()
-        for i in range(count):
+        for _i in range(count):
             last = slot
             qword1 = rx_qword1(state, slot)
             data += (<char *>rx_buffer(state, slot))[:rx_length(state, qword1)]

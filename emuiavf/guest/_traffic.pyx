@@ -44,6 +44,14 @@ from emuiavf.guest._pmd cimport (
 import numpy as np
 
 cdef extern from * nogil:
+    """
+    #define PRIME UINT64_C(0x9E3779B97F4A7C15)
+    #define STRIDE UINT64_C(0xD1B54A32D192ED03)
+    #define LOW_HALF UINT64_C(0xFFFFFFFF)
+    """
+    uint64_t PRIME
+    uint64_t STRIDE
+    uint64_t LOW_HALF
     void __builtin_prefetch(const void *address) noexcept
     int __builtin_clzll(unsigned long long value) noexcept
 
@@ -64,9 +72,6 @@ cdef enum:
 LATENCY_BUCKETS = 1024
 MIN_SIZE = HEAD
 MAX_SIZE = 9728
-
-cdef uint64_t PRIME = 0x9E3779B97F4A7C15
-cdef uint64_t STRIDE = 0xD1B54A32D192ED03
 
 
 cdef struct Lanes:
@@ -238,7 +243,7 @@ cdef uint32_t send_burst(FlowState *flows, uint32_t num_flows, FlowState *flow,
     cdef uint64_t flying = in_flight(flows, num_flows, flow.rx)
     cdef uint64_t room = rx_posted(flow.rx) // flow.rx_slots
     cdef uint64_t now
-    cdef uint32_t count, i
+    cdef uint32_t count, _i
     if window and room > window:
         room = window
     if room <= flying:
@@ -253,7 +258,7 @@ cdef uint32_t send_burst(FlowState *flows, uint32_t num_flows, FlowState *flow,
         flow.next_seq += 1
         flow.skip = 0
     now = now_ns()
-    for i in range(count):
+    for _i in range(count):
         send_frame(flow, now)
     tx_doorbell(flow.tx)
     return count
@@ -271,13 +276,13 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
                 uint64_t now) noexcept nogil:
     """Check the oldest frame of a ring and count it; it takes `slots` descriptors."""
     cdef RxState *rx = port.rx
-    cdef uint32_t slot = rx.next, i, size = 0, piece, check, sum, error
+    cdef uint32_t slot = rx.next, _i, size = 0, piece, check, sum, error
     cdef uint64_t qword1 = 0, seq, stamp
     cdef uint64_t words[8]
     cdef uint16_t number
     cdef Lanes lanes
     cdef FlowState *flow
-    for i in range(slots):
+    for _i in range(slots):
         qword1 = rx_qword1(rx, slot)
         size += rx_length(rx, qword1)
         slot = ring_next(slot, rx.ring_len)
@@ -292,12 +297,12 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
     memcpy(&stamp, <uint8_t *>words + STAMP_AT, 8)
     memcpy(&number, <uint8_t *>words + FLOW_AT, 2)
     check = <uint32_t>(words[7] >> 32)
-    words[7] &= 0xFFFFFFFF
+    words[7] &= LOW_HALF
     lanes_init(&lanes, size)
     lanes_add(&lanes, words)
     lanes_add(&lanes, words + 4)
     lanes_add_bytes(&lanes, rx_buffer(rx, slot) + HEAD, piece - HEAD)
-    for i in range(1, slots):
+    for _i in range(1, slots):
         slot = ring_next(slot, rx.ring_len)
         lanes_add_bytes(&lanes, rx_buffer(rx, slot), rx_length(rx, rx_qword1(rx, slot)))
     sum = lanes_fold(&lanes)

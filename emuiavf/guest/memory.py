@@ -36,7 +36,7 @@ class DmaMemory:
         os.ftruncate(self.fd, self.size)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._map = mmap.mmap(self.fd, self.size)
-        self._view = memoryview(self._map)
+        self.view = memoryview(self._map)
         self._holes = [(0, self.size)]
 
     def alloc(self, size: int, align: int = PAGE) -> Block:
@@ -47,7 +47,7 @@ class DmaMemory:
             if offset + size <= start + length:
                 rest = [(start, offset - start), (offset + size, start + length - offset - size)]
                 self._holes[at : at + 1] = [hole for hole in rest if hole[1]]
-                view = self._view[offset : offset + size]
+                view = self.view[offset : offset + size]
                 view[:] = bytes(size)
                 return Block(self.iova + offset, offset, view)
         raise MemoryError(f"DMA memory: no hole for {size} of {self.size} bytes")
@@ -68,7 +68,7 @@ class DmaMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            self._view.release()
+            self.view.release()
 
     def __enter__(self) -> Self:
         return self
