@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emuiavf.guest._pmd import RxRing, TxRing
-from emuiavf.guest._traffic import MIN_SIZE, Traffic, bucket_ns
+from emuiavf.guest._traffic import LATENCY_BUCKETS, MIN_SIZE, Traffic, bucket_ns
 
 RSS_KEY = bytes.fromhex(
     "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
@@ -96,7 +96,7 @@ def report(traffic: Traffic, flows: Iterable[int], seconds: float, final: bool =
     """Sum up the flows with these numbers; `final`: what is still under way counts as lost."""
     numbers = list(flows)
     counters = [traffic.counters(number) for number in numbers]
-    latency = np.sum([traffic.latencies(number) for number in numbers], axis=0, dtype=np.uint64)
+    latency = sum_histograms(traffic.latencies(number) for number in numbers)
     p50, p99 = percentiles(latency, (0.5, 0.99))
     lost = sum(one["lost"] for one in counters)
     if final:
@@ -113,6 +113,14 @@ def report(traffic: Traffic, flows: Iterable[int], seconds: float, final: bool =
         latency_p50_us=p50 / 1000,
         latency_p99_us=p99 / 1000,
     )
+
+
+def sum_histograms(histograms: Iterable[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    """One histogram of all."""
+    total = np.zeros(LATENCY_BUCKETS, dtype=np.uint64)
+    for histogram in histograms:
+        total += histogram
+    return total
 
 
 def percentiles(histogram: npt.NDArray[np.uint64], shares: Sequence[float]) -> list[float]:

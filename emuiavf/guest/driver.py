@@ -1,0 +1,350 @@
+"""Our own iavf driver as a library: from a vfio-user socket to frames, and back after a reset.
+
+    with VfDriver("vf0.sock") as vf:
+        vf.start(num_pairs=2)
+        vf.queues[0].send([b"..."])
+        frames = vf.queues[0].receive()
+
+One thread at a time.  Errors of the transport (`ConnectionError`, `TimeoutError`, `Refused`) pass
+through; RequestRefused, NoAnswer and AdminQueueError say what the PF did.
+"""
+
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from emuiavf.errors import EmuIavfError, StateError
+from emuiavf.guest.adminq import AdminQueue, AdminQueueError
+from emuiavf.guest.bar import Bar0
+from emuiavf.guest.channel import LinkState, NoAnswer, RequestRefused, Virtchnl
+from emuiavf.guest.memory import DmaMemory
+from emuiavf.guest.queues import QueuePair, memory_needed
+from emuiavf.guest.settings import Settings
+from emuiavf.guest.traffic import RSS_KEY
+from emuiavf.iavf import regs
+from emuiavf.iavf.regs import Rstat
+from emuiavf.vfio_user.client import Client, IrqIndex, RegionIndex, eventfds
+from emuiavf.virtchnl.messages import (
+    CapRequest,
+    IrqMap,
+    QueueRequest,
+    QueueSelect,
+    RssHena,
+    StatsReply,
+    VectorEntry,
+    Version,
+    VfResources,
+    VlanCaps,
+    VsiQueueConfig,
+)
+from emuiavf.virtchnl.ops import ITR_NONE, VERSION_MAJOR, VERSION_MINOR, Cap, Op
+
+__all__ = ["AdminQueueError", "DeviceError", "NoAnswer", "RequestRefused", "VfDriver"]
+
+VENDOR_DEVICE = 0x1889_8086
+WANTED_CAPS = (
+    Cap.L2
+    | Cap.RSS_PF
+    | Cap.VLAN_V2
+    | Cap.WB_ON_ITR
+    | Cap.REQ_QUEUES
+    | Cap.ADV_LINK_SPEED
+    | Cap.RX_POLLING
+)
+RESET_TIMEOUT_S = 2.0
+DEFAULT_MEMORY = 64 << 20
+
+_COMMAND = 0x04
+_COMMAND_MEMORY_AND_MASTER = 0x6
+_CAP_POINTER = 0x34
+_CAP_EXPRESS = 0x10
+_DEVCTL = 0x08
+_DEVCTL_FLR = 0x8000
+
+
+class DeviceError(EmuIavfError):
+    """The device is not ours to drive, or does not come out of a reset."""
+
+
+class VfDriver:
+    """One VF.  Constructing it probes the device: it is reset and its resources are known.
+
+    `where` is the path of the device's socket or a connected socket, `mac` the address in use.
+    """
+
+    def __init__(
+        self,
+        where: str | os.PathLike[str] | socket.socket,
+        *,
+        memory_size: int = DEFAULT_MEMORY,
+        map_doorbells: bool = True,
+        caps: Cap = WANTED_CAPS,
+    ) -> None:
+        self.client = Client(where)
+        self.queues: list[QueuePair] = []
+        self.memory: DmaMemory | None = None
+        self._vectors: list[int] = []
+        self._caps = caps
+        self._max_pkt_size = 0
+        try:
+            self._probe(memory_size, map_doorbells)
+        except BaseException:
+            self.close()
+            raise
+
+    def _probe(self, memory_size: int, map_doorbells: bool) -> None:
+        client = self.client
+        found = client.read32(RegionIndex.CONFIG, 0)
+        if found != VENDOR_DEVICE:
+            raise DeviceError(f"device {found & 0xFFFF:04x}:{found >> 16:04x}, not 8086:1889")
+        client.reset()
+        self.memory = DmaMemory(memory_size)
+        client.dma_map(self.memory.iova, self.memory.size, self.memory.fd)
+        self._vectors = eventfds(client.irq_info(IrqIndex.MSIX).count)
+        client.set_eventfds(self._vectors)
+        self.bar = Bar0(client, map_doorbells=map_doorbells)
+        self.channel = Virtchnl(AdminQueue(self.bar, self.memory, self._vectors[0]))
+        self.settings = Settings(self.channel)
+        self._admin = self.channel.queue
+        self.set_bus_master(True)
+        self._wait_reset_done()
+        self._negotiate(with_version=True)
+
+    # What the VF has
+
+    @property
+    def link(self) -> LinkState:
+        """The link as last reported."""
+        self.channel.poll()
+        return self.channel.link
+
+    @property
+    def mac(self) -> bytes:
+        return self.resources.default_mac_addr
+
+    @property
+    def caps(self) -> Cap:
+        """Capabilities that the PF has granted."""
+        return Cap(self.resources.vf_cap_flags)
+
+    def stats(self) -> StatsReply:
+        """The PF's counters of this VF."""
+        select_vsi = QueueSelect(self.resources.vsi_id)
+        return StatsReply.decode(self.channel.request(Op.GET_STATS, select_vsi))
+
+    # Queues
+
+    def start(
+        self,
+        num_pairs: int = 1,
+        *,
+        ring_len: int = 512,
+        buf_size: int = 2048,
+        max_frame: int = 0,
+        interrupts: bool = False,
+        lut: bytes | None = None,
+    ) -> None:
+        """Set up and enable `num_pairs` queue pairs, with RSS over them when granted.
+
+        `max_frame` is the longest frame to receive (0: what the PF allows).  `interrupts`: every
+        queue has a vector that `wait` can sleep on.  More pairs than the VF has are requested.
+        """
+        if self.queues:
+            raise StateError("the queues are running")
+        if num_pairs > self.resources.num_queue_pairs:
+            self.request_queues(num_pairs)
+        assert self.memory is not None
+        try:
+            for index in range(num_pairs):
+                self.queues.append(QueuePair(index, self.bar, self.memory, ring_len, buf_size))
+        except MemoryError:
+            self._free_queues()
+            needed = memory_needed(num_pairs, ring_len, buf_size)
+            raise MemoryError(f"{num_pairs} queue pairs need {needed} bytes of memory") from None
+        self._max_pkt_size = max_frame or self.resources.max_mtu
+        self._interrupts = interrupts
+        if Cap.RSS_PF in self.caps:
+            size = self.resources.rss_lut_size
+            table = lut if lut is not None else bytes(i % num_pairs for i in range(size))
+            self.settings.set_rss(RSS_KEY, table, self.hena_caps())
+        try:
+            self._enable()
+        except EmuIavfError:
+            self._free_queues()
+            raise
+
+    def stop(self) -> None:
+        """Disable the queues and free their memory."""
+        if self.queues:
+            self.channel.request(Op.DISABLE_QUEUES, self._all_queues())
+            self._free_queues()
+
+    def hena_caps(self) -> int:
+        """Packet classes that the PF can hash."""
+        return RssHena.decode(self.channel.request(Op.GET_RSS_HENA_CAPS)).hena
+
+    def vlan_caps(self) -> VlanCaps:
+        """What the PF can do with VLAN tags; RequestRefused without Cap.VLAN_V2."""
+        return VlanCaps.decode(self.channel.request(Op.GET_OFFLOAD_VLAN_V2_CAPS))
+
+    def flush(self) -> None:
+        """Ring every doorbell that traps."""
+        for queue in self.queues:
+            queue.flush()
+
+    @property
+    def doorbells_mapped(self) -> bool:
+        """Whether a doorbell is a store into shared memory instead of a message."""
+        return self.bar.word(regs.QTX_TAIL1.at(0)) is not None
+
+    def wait(self, queues: Sequence[int], timeout_s: float) -> list[int]:
+        """Sleep until one of these queues has an interrupt; returns those that had one.
+
+        A vector is armed again here, so frames that came before must be fetched before.
+        """
+        for queue in queues:
+            self._write_dyn_ctl(queue, regs.DynCtl.INTENA | regs.DynCtl.CLEARPBA)
+        by_fd = {self._vectors[1 + queue]: queue for queue in queues}
+        ready, _, _ = select.select(list(by_fd), [], [], timeout_s)
+        for fd in ready:
+            os.eventfd_read(fd)
+        return [by_fd[fd] for fd in ready]
+
+    # Resets
+
+    def reset(self) -> None:
+        """VF reset by request, then everything that ran before runs again with empty rings."""
+        self.channel.post(Op.RESET_VF)
+        self._recover()
+
+    def request_queues(self, num_pairs: int) -> None:
+        """Have the PF reset the VF with this many queue pairs; RequestRefused if it cannot."""
+        self.channel.request_reset(QueueRequest(num_pairs), RESET_TIMEOUT_S)
+        self._recover()
+        if self.resources.num_queue_pairs < num_pairs:
+            raise DeviceError(f"{self.resources.num_queue_pairs} queue pairs, not {num_pairs}")
+
+    def function_reset(self) -> None:
+        """Function-level reset through configuration space, then as after `reset`."""
+        control = self._express_cap() + _DEVCTL
+        value = int.from_bytes(self.client.region_read(RegionIndex.CONFIG, control, 2), "little")
+        data = (value | _DEVCTL_FLR).to_bytes(2, "little")
+        self.client.region_write(RegionIndex.CONFIG, control, data)
+        self.set_bus_master(True)
+        self._recover(with_version=True)
+
+    def set_bus_master(self, enabled: bool) -> None:
+        """PCI COMMAND: without the bus master bit the device reaches no memory."""
+        value = _COMMAND_MEMORY_AND_MASTER if enabled else _COMMAND_MEMORY_AND_MASTER & ~4
+        self.client.region_write(RegionIndex.CONFIG, _COMMAND, value.to_bytes(2, "little"))
+
+    def close(self) -> None:
+        """Leave; the device resets itself.  Rings and frames already received stay readable."""
+        self.client.close()
+        for fd in self._vectors:
+            os.close(fd)
+        self._vectors.clear()
+        self.queues.clear()
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Inside
+
+    def _negotiate(self, *, with_version: bool) -> None:
+        """Admin queues, version and resources: the VF is known afterwards."""
+        self.channel.open()
+        if with_version:
+            body = self.channel.request(Op.VERSION, Version(VERSION_MAJOR, VERSION_MINOR))
+            version = Version.decode(body)
+            if (version.major, version.minor) != (VERSION_MAJOR, VERSION_MINOR):
+                raise DeviceError(f"PF speaks virtchnl {version.major}.{version.minor}, not 1.1")
+        body = self.channel.request(Op.GET_VF_RESOURCES, CapRequest(self._caps))
+        self.resources = VfResources.decode(body)
+        self.settings.vsi_id = self.resources.vsi_id
+
+    def _recover(self, *, with_version: bool = False) -> None:
+        """After a reset has begun: wait for its end, then set up again what ran before."""
+        self._wait_reset_done()
+        self._negotiate(with_version=with_version)
+        for queue in self.queues:
+            queue.rewind()
+        self.settings.replay()
+        if self.queues:
+            self._enable()
+
+    def _wait_reset_done(self) -> None:
+        """The admin queue is off and RSTAT says that the VF is active again."""
+        deadline = time.monotonic() + RESET_TIMEOUT_S
+        while self._admin.is_enabled or self._rstat() != Rstat.VFR_ACTIVE:
+            if time.monotonic() > deadline:
+                raise DeviceError(f"reset not finished, VFGEN_RSTAT={self._rstat()}")
+            select.select([], [], [], 0.001)
+
+    def _rstat(self) -> int:
+        return self.bar.read32(regs.VFGEN_RSTAT.offset) & 3
+
+    def _enable(self) -> None:
+        vsi_id = self.resources.vsi_id
+        pairs = [queue.config(vsi_id, self._max_pkt_size) for queue in self.queues]
+        # 32 pairs fit one admin queue buffer with the padding element.
+        for at in range(0, len(pairs), 32):
+            self.channel.request(Op.CONFIG_VSI_QUEUES, VsiQueueConfig(vsi_id), pairs[at : at + 32])
+        self.channel.request(Op.CONFIG_IRQ_MAP, IrqMap(), self._irq_map())
+        for queue in self.queues:
+            self._write_dyn_ctl(queue.index, regs.DynCtl.WB_ON_ITR)
+        self.channel.request(Op.ENABLE_QUEUES, self._all_queues())
+
+    def _irq_map(self) -> list[VectorEntry]:
+        """Queue i on vector i + 1; without interrupts only so that write-backs have a vector."""
+        return [
+            VectorEntry(
+                vsi_id=self.resources.vsi_id,
+                vector_id=1 + queue.index,
+                rxq_map=1 << queue.index,
+                txq_map=1 << queue.index if self._interrupts else 0,
+                rxitr_idx=ITR_NONE,
+                txitr_idx=ITR_NONE,
+            )
+            for queue in self.queues
+        ]
+
+    def _write_dyn_ctl(self, queue: int, bits: regs.DynCtl) -> None:
+        none = regs.DYN_CTL_ITR_NONE << regs.DYN_CTL_ITR_SHIFT
+        self.bar.write32(regs.VFINT_DYN_CTLN1.at(queue), bits | none)
+
+    def _all_queues(self) -> QueueSelect:
+        bitmap = (1 << len(self.queues)) - 1
+        return QueueSelect(self.resources.vsi_id, bitmap, bitmap)
+
+    def _free_queues(self) -> None:
+        for queue in self.queues:
+            queue.free()
+        self.queues.clear()
+
+    def _express_cap(self) -> int:
+        """Where the PCI Express capability stands; the list is followed 48 steps at most."""
+        config = self.client.region_read(RegionIndex.CONFIG, 0, 256)
+        at = config[_CAP_POINTER]
+        for _ in range(48):
+            if at == 0:
+                break
+            if config[at] == _CAP_EXPRESS:
+                return at
+            at = config[at + 1]
+        raise DeviceError("no PCI Express capability")
