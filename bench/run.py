@@ -1,0 +1,32 @@
+"""All benches, one after the other (make bench): what the data path and control cost here.
+
+Keep the machine idle meanwhile, and two cores free.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import bench_ring, report
+
+BENCHES = {"ring": bench_ring}
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHES)}; all without")
+    names = parser.parse_args().names or list(BENCHES)
+    for name in names:
+        if name not in BENCHES:
+            parser.error(f"{name}: one of {', '.join(BENCHES)}")
+    as_json = parser.parse_args().json
+    for name in names:
+        bench = BENCHES[name]
+        own = report.parser(bench.__doc__)
+        bench.arguments(own)
+        report.show(name, bench.run(own.parse_args([])), bench.MEANING, as_json)
+
+
+if __name__ == "__main__":
+    main()
