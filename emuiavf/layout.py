@@ -13,7 +13,16 @@ import inspect
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_type_hints,
+)
 
 from emuiavf.errors import PeerError
 
@@ -65,10 +74,10 @@ def wire(*, size: int) -> Callable[[W], W]:
         own = [name for name in inspect.get_annotations(cls) if name in hints]
         codec = struct.Struct("<" + "".join(hints[name].__metadata__[0] for name in own))
         assert codec.size == size, f"{cls.__name__}: {codec.size} bytes declared, {size} specified"
-        made: W = dataclass(frozen=True, slots=True)(cls)
+        made: Any = dataclass(frozen=True, slots=True)(cls)
         made.SIZE = size
         made._codec = codec
         made._names = tuple(own)
-        return made
+        return cast(W, made)
 
     return build

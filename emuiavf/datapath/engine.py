@@ -14,6 +14,9 @@ from emuiavf.datapath._endpoint import Endpoint, SourceRef
 from emuiavf.datapath._worker import SwitchTable, Worker
 from emuiavf.errors import ConfigError, StateError
 
+# A source and where its frames go: the sink of an endpoint, or a switch.
+Route = tuple[SourceRef, Endpoint | SwitchTable]
+
 IDLE_POLICIES = ("busy", "adaptive")
 
 
