@@ -62,6 +62,13 @@ cdef enum:
     VFINT_DYN_CTLN = 0x3800
     ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
     VLAN_TAG = 4
+    # Frame.flags, only between the two passes of tx_take.
+    FRAME_PLAIN = 1 << 31
+    # What keeps a frame from being delivered by a plain copy of its head.
+    FRAME_WORK = FRAME_ASK_TSO | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM
+    # Bits of qword 1 that decide whether a Tx descriptor is a whole frame without requests: DTYPE,
+    # EOP, IL2TAG1, IIPT, L4T.
+    TXD_NOT_PLAIN = 0xF | TXD_EOP | TXD_IL2TAG1 | 3 << TXD_IIPT_SHIFT | 3 << TXD_L4T_SHIFT
 
 # Software triggers that the guest writes into the mapped word are looked for this often (trap 30).
 cdef uint64_t SWEEP_NS = 4_000_000
@@ -339,6 +346,57 @@ cdef void tx_head(Burst *burst, int index) noexcept nogil:
             frame.flags |= FRAME_DROP
 
 
+cdef inline void tx_head_plain(Burst *burst, int index) noexcept nogil:
+    """`tx_head` for what `tx_plain` has found, when the frame is no longer than a head."""
+    cdef Frame *frame = &burst.frames[index]
+    cdef uint8_t *head = burst.heads[index] + FRAME_HEADROOM
+    cdef uint64_t word
+    if not frame.flags & FRAME_PLAIN or frame.len > FRAME_HEAD:
+        frame.flags &= ~<uint32_t>FRAME_PLAIN
+        tx_head(burst, index)
+        return
+    frame_copy(head, frame.segs.data, frame.len)
+    memcpy(&word, head, 8)
+    frame.head = head
+    frame.head_len = <uint16_t>frame.len
+    frame.num_segs = 0
+    frame.flags = 0
+    frame.dst_mac = word & BROADCAST
+    if word & 1:
+        frame.flags = FRAME_MULTICAST
+        if frame.dst_mac == BROADCAST:
+            frame.flags = FRAME_MULTICAST | FRAME_BROADCAST
+
+
+cdef inline int tx_plain(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot) noexcept nogil:
+    """The common frame: one descriptor that asks for nothing.  Returns 0 when it is another."""
+    cdef const uint64_t *desc = <const uint64_t *>(tx.ring + slot * TX_DESC_SIZE)
+    cdef uint64_t word = load_relaxed_u64(desc + 1)
+    cdef uint32_t length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & 0x3FFF
+    cdef Segment *segment = &burst.segs[burst.num_segs]
+    cdef uint8_t *host
+    if word & TXD_NOT_PLAIN != TXD_EOP or length - FRAME_MIN_LEN > FRAME_MAX_LEN - FRAME_MIN_LEN:
+        return 0
+    host = mem_translate(tx.map, &tx.hint, load_relaxed_u64(desc), length, MEM_READ)
+    if host == NULL or burst.num_segs >= BURST_SEGMENTS:
+        return 0
+    prefetch_read(host)
+    segment.data = host
+    segment.len = length
+    burst.num_segs += 1
+    frame.segs = segment
+    frame.num_segs = 1
+    frame.len = length
+    frame.flags = FRAME_PLAIN
+    frame.hash = 0
+    frame.cursor = 0
+    frame.ptype = 1
+    frame.l4_proto = L4_NONE
+    slot += 1
+    frame.next_slot = <uint16_t>(slot if slot != tx.state.ring_len else 0)
+    return 1
+
+
 cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     cdef TxRun *tx = <TxRun *>source
     cdef RingState *state = tx.state
@@ -368,9 +426,11 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     avail = tail - slot if tail > slot else tail + state.ring_len - slot
     burst.num_segs = 0
     while count < BURST_FRAMES and avail and total < BURST_BYTES:
-        used = tx_decode(tx, burst, &burst.frames[count], slot, avail)
-        if used <= 0:
-            break
+        used = tx_plain(tx, burst, &burst.frames[count], slot)
+        if used == 0:
+            used = tx_decode(tx, burst, &burst.frames[count], slot, avail)
+            if used <= 0:
+                break
         avail -= <uint32_t>used
         slot = burst.frames[count].next_slot
         total += burst.frames[count].len
@@ -378,7 +438,7 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     if count:
         burst.frames[0].cursor = state.cursor
     for i in range(count):
-        tx_head(burst, i)
+        tx_head_plain(burst, i)
     tx.taken = <uint32_t>count
     return count
 
@@ -462,9 +522,7 @@ cdef struct Batch:
     uint32_t room
     uint32_t judge
     uint64_t bytes
-    uint64_t unicast
-    uint64_t multicast
-    uint64_t broadcast
+    uint64_t cast[4]       # frames by the two flag bits: 0 unicast, 1 multicast, 3 broadcast
     uint64_t packets
     uint64_t csum_bad
 
@@ -478,12 +536,8 @@ cdef void rx_fault(VfRun *vf, RxRun *rx, uint32_t fault) noexcept nogil:
 cdef inline void rx_account(Batch *batch, const Frame *frame, uint32_t length) noexcept nogil:
     """Received as the wire had it: with its tag and the FCS (GET_STATS counts so)."""
     batch.bytes += length + 4
-    if not frame.flags & FRAME_MULTICAST:
-        batch.unicast += 1
-    elif frame.flags & FRAME_BROADCAST:
-        batch.broadcast += 1
-    else:
-        batch.multicast += 1
+    batch.cast[(frame.flags // FRAME_MULTICAST) & 3] += 1
+
 
 
 cdef int rx_prepare(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t at,
@@ -522,6 +576,88 @@ cdef int rx_prepare(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t a
     return 1
 
 
+cdef inline void rx_count(RxRun *rx, const Batch *batch) noexcept nogil:
+    rx.row[RX_BYTES] += batch.bytes
+    rx.row[RX_UNICAST] += batch.cast[0]
+    rx.row[RX_MULTICAST] += batch.cast[1]
+    rx.row[RX_BROADCAST] += batch.cast[3]
+
+
+cdef inline uint64_t rx_status(const Frame *frame, uint32_t verdict) noexcept nogil:
+    """Qword 1 of the writeback without EOF, length and L2TAG1P; no branch on frame contents."""
+    cdef uint64_t flags = frame.flags, cast = (flags // FRAME_MULTICAST) & 3
+    # The two flag bits make 0, 1, 3; the field wants 0, 1, 2.
+    return (RXD_DD
+            | (cast - (cast >> 1)) << RXD_UMBCAST_SHIFT
+            | <uint64_t>((flags & (FRAME_IPV4 | FRAME_IPV6)) != 0) * RXD_L3L4P
+            | <uint64_t>((flags & FRAME_HASHED) != 0) * RXD_RSS_VALID
+            | <uint64_t>((flags & FRAME_IP_BAD) != 0) << RXD_IPE_SHIFT
+            | <uint64_t>((verdict & FRAME_L4_BAD) != 0) << RXD_L4E_SHIFT
+            | <uint64_t>frame.ptype << RXD_PTYPE_SHIFT)
+
+
+cdef inline void rx_write(uint64_t *desc, uint64_t low, uint64_t status) noexcept nogil:
+    """All 32 bytes: stale ones would read as a mark or a timestamp (trap 24).  DD goes last."""
+    store_relaxed_u64(desc + 2, 0)
+    store_relaxed_u64(desc + 3, 0)
+    store_relaxed_u64(desc, low)
+    store_release_u64(desc + 1, status)
+
+
+cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_t mask,
+                       uint32_t longest) noexcept nogil:
+    """The first frames of `mask` as long as each is one copy of a head into one buffer.
+
+    Three passes, so that the misses of one frame overlap those of the next; returns the delivered
+    frames.
+    """
+    cdef uint8_t *buffers[BURST_FRAMES]
+    cdef uint32_t numbers[BURST_FRAMES]
+    cdef uint32_t count = 0, slot = rx.state.head, ring_len = rx.state.ring_len, i, accepted = 0
+    cdef uint8_t *host
+    cdef uint64_t status
+    cdef Frame *frame
+    while mask and count < batch.room:
+        i = <uint32_t>lowest_bit(mask)
+        frame = &burst.frames[i]
+        if frame.num_segs != 0 or frame.flags & FRAME_WORK or frame.len > longest:
+            break
+        host = mem_translate(
+            rx.map, &rx.hint, load_relaxed_u64(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE)),
+            frame.len, MEM_WRITE)
+        if host == NULL:
+            rx_fault(vf, rx, FAULT_ADDRESS)
+            break
+        prefetch_write(host)
+        buffers[count] = host
+        numbers[count] = i
+        count += 1
+        mask &= mask - 1
+        slot += 1
+        if slot == ring_len:
+            slot = 0
+    for i in range(count):
+        frame = &burst.frames[numbers[i]]
+        frame_copy(buffers[i], frame.head, frame.len)
+    slot = rx.state.head
+    for i in range(count):
+        frame = &burst.frames[numbers[i]]
+        accepted |= <uint32_t>1 << numbers[i]
+        status = rx_status(frame, frame.flags)
+        batch.csum_bad += (status >> RXD_IPE_SHIFT & 3) != 0
+        rx_account(batch, frame, frame.len)
+        rx_write(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE), <uint64_t>frame.hash << 32,
+                 status | RXD_EOF | <uint64_t>frame.len << RXD_LENGTH_SHIFT)
+        slot += 1
+        if slot == ring_len:
+            slot = 0
+    rx.state.head = slot
+    batch.slot = slot
+    batch.room -= count
+    batch.packets += count
+    return accepted
+
+
 cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
     """Copy every prepared delivery, then hand the descriptors to the driver in ring order."""
     cdef Item *item
@@ -530,7 +666,6 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
     cdef Gather gather
     cdef uint64_t words[RX_ITEMS]
     cdef uint64_t word, low
-    cdef uint64_t *desc
     cdef uint32_t i, p, verdict, slot = rx.state.head, header
     for i in range(batch.num_items):
         item = &batch.items[i]
@@ -544,21 +679,10 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
             emit_segment(frame, item.at, &gather, item.strip, &batch.pieces[item.first])
         else:
             verdict = emit_frame(frame, item.strip, &batch.pieces[item.first], batch.judge)
-        word = RXD_DD | <uint64_t>frame.ptype << RXD_PTYPE_SHIFT
+        word = rx_status(frame, verdict)
         if item.strip:
             word |= RXD_L2TAG1P
-        if frame.flags & (FRAME_IPV4 | FRAME_IPV6):
-            word |= RXD_L3L4P
-        if frame.flags & FRAME_MULTICAST:
-            word |= <uint64_t>(2 if frame.flags & FRAME_BROADCAST else 1) << RXD_UMBCAST_SHIFT
-        if frame.flags & FRAME_HASHED:
-            word |= RXD_RSS_VALID
-        if frame.flags & FRAME_IP_BAD:
-            word |= <uint64_t>1 << RXD_IPE_SHIFT
-        if verdict & FRAME_L4_BAD:
-            word |= <uint64_t>1 << RXD_L4E_SHIFT
-        if verdict & FRAME_L4_BAD or frame.flags & FRAME_IP_BAD:
-            batch.csum_bad += 1
+        batch.csum_bad += (word >> RXD_IPE_SHIFT & 3) != 0
         words[i] = word
     for i in range(batch.num_items):
         item = &batch.items[i]
@@ -570,13 +694,8 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
         for p in range(item.pieces):
             if p + 1 == item.pieces:
                 word |= RXD_EOF
-            desc = <uint64_t *>(batch.ring + slot * RX_DESC_SIZE)
-            # All 32 bytes: stale ones would read as a mark or a timestamp (trap 24).  DD goes last.
-            store_relaxed_u64(desc + 2, 0)
-            store_relaxed_u64(desc + 3, 0)
-            store_relaxed_u64(desc, low)
-            store_release_u64(
-                desc + 1, word | <uint64_t>batch.pieces[item.first + p].len << RXD_LENGTH_SHIFT)
+            rx_write(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE), low,
+                     word | <uint64_t>batch.pieces[item.first + p].len << RXD_LENGTH_SHIFT)
             slot += 1
             if slot == rx.state.ring_len:
                 slot = 0
@@ -661,24 +780,27 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     """Deliver the frames of `mask` to one ring, whose lock is held; returns the accepted ones."""
     cdef Batch batch
     cdef Frame *frame
-    cdef uint32_t accepted = 0, bit, strip, need, longest
+    cdef uint32_t accepted = 0, bit, strip, need, longest, plain = rx.state.databuffer_size
     cdef const MemMap *map = <const MemMap *>load_acquire_ptr(<void **>vf.map)
     batch.num_items = batch.num_pieces = 0
-    batch.bytes = batch.unicast = batch.multicast = batch.broadcast = 0
+    batch.bytes = batch.cast[0] = batch.cast[1] = batch.cast[3] = 0
     batch.packets = batch.csum_bad = 0
     batch.judge = vf.judge
     if map != rx.map:
         rx.map = map
         rx.ring_hint = NULL
         rx.hint = NULL
+    if plain > rx.state.max_pkt_size:
+        plain = rx.state.max_pkt_size
     batch.slot = rx.state.head
     batch.room = rx_room(rx)
-    if batch.room:
-        prefetch_write(<void *>0)
     batch.ring = mem_translate(map, &rx.ring_hint, rx.state.dma_ring_addr,
                                <uint64_t>rx.state.ring_len * RX_DESC_SIZE, MEM_READ | MEM_WRITE)
     if batch.ring == NULL and not rx.fault:
         rx_fault(vf, rx, FAULT_RING)
+    if not rx_set.strip and not rx.fault:
+        accepted = rx_plain(vf, rx, &batch, burst, mask, plain)
+        mask &= ~accepted
     while mask:
         bit = mask & (~mask + 1)
         mask ^= bit
@@ -717,10 +839,7 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
         accepted |= bit
     if batch.num_items:
         rx_flush(rx, &batch)
-    rx.row[RX_BYTES] += batch.bytes
-    rx.row[RX_UNICAST] += batch.unicast
-    rx.row[RX_MULTICAST] += batch.multicast
-    rx.row[RX_BROADCAST] += batch.broadcast
+    rx_count(rx, &batch)
     rx.row[RX_PACKETS] += batch.packets
     rx.row[RX_CSUM_BAD] += batch.csum_bad
     moved[0] = batch.packets != 0
@@ -743,15 +862,12 @@ cdef void vf_off(VfRun *vf, Burst *burst, uint32_t mask) noexcept nogil:
     """Nobody listens: the frames count as received and discarded, on queue 0."""
     cdef Batch batch
     cdef RxRun *rx = &vf.rx[0]
-    batch.bytes = batch.unicast = batch.multicast = batch.broadcast = 0
+    batch.bytes = batch.cast[0] = batch.cast[1] = batch.cast[3] = 0
     spin_lock(&rx.lock)
     while mask:
         rx_discard(rx, &batch, &burst.frames[lowest_bit(mask)], RX_QUEUE_OFF)
         mask &= mask - 1
-    rx.row[RX_BYTES] += batch.bytes
-    rx.row[RX_UNICAST] += batch.unicast
-    rx.row[RX_MULTICAST] += batch.multicast
-    rx.row[RX_BROADCAST] += batch.broadcast
+    rx_count(rx, &batch)
     spin_unlock(&rx.lock)
 
 
