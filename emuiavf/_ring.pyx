@@ -29,7 +29,7 @@ from emuiavf.datapath._frame cimport (
     Frame, FrameSink, Poller, RxFilterTable, Segment, Source,
 )
 from emuiavf.datapath._offload cimport (
-    ToeplitzKey, frame_check_request, frame_copy, frame_hash, frame_parse, toeplitz_prepare,
+    ToeplitzKey, burst_judge, frame_check_request, frame_copy, toeplitz_prepare,
 )
 from emuiavf.datapath._switch cimport filter_build
 
@@ -846,10 +846,11 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     return accepted
 
 
-cdef inline uint32_t rx_queue_of(const VfRun *vf, const RxSet *rx_set, Frame *frame) noexcept nogil:
+cdef inline uint32_t rx_queue_of(const VfRun *vf, const RxSet *rx_set,
+                                 const Frame *frame) noexcept nogil:
     """The enabled queue a frame belongs to, or num_rx when there is none."""
     cdef uint32_t queue = 0
-    if rx_set.hena and (frame.flags & FRAME_HASHED or frame_hash(frame, rx_set.key, rx_set.hena)):
+    if frame.flags & FRAME_HASHED:
         queue = rx_set.lut[frame.hash & 63]
         if queue >= vf.num_rx or not rx_set.enabled[queue >> 6] >> (queue & 63) & 1:
             queue = 0
@@ -936,28 +937,16 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
 cdef uint32_t vf_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil:
     cdef VfRun *vf = <VfRun *>sink
     cdef const RxSet *rx_set = <const RxSet *>load_acquire_ptr(<void **>&vf.rx_set)
-    cdef uint32_t left = mask, accepted
+    cdef uint32_t accepted
     cdef RxRun *rx
-    cdef Frame *frame
     cdef bint moved = False
     if not rx_set.any or not load_relaxed_u32(&vf.bus_master):
         vf_off(vf, burst, mask)
         return mask
     if rx_set.hena or vf.judge or rx_set.strip:
-        while left:
-            frame = &burst.frames[lowest_bit(left)]
-            left &= left - 1
-            if not frame.flags & FRAME_PARSED:
-                frame_parse(frame)
+        burst_judge(burst, mask, rx_set.key, rx_set.hena, vf.judge)
     if rx_set.any > 1 or not rx_set.enabled[0] & 1:
         return vf_put_spread(vf, rx_set, burst, mask, how)
-    if rx_set.hena:
-        left = mask
-        while left:
-            frame = &burst.frames[lowest_bit(left)]
-            left &= left - 1
-            if not frame.flags & FRAME_HASHED:
-                frame_hash(frame, rx_set.key, rx_set.hena)
     rx = &vf.rx[0]
     spin_lock(&rx.lock)
     accepted = rx_put(vf, rx, rx_set, burst, mask, how, &moved)

@@ -9,7 +9,7 @@ from emuiavf.datapath._frame cimport (
 )
 from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init, frame_copy,
-    frame_fill_ip_csum, frame_l4_range, frame_pseudo, frame_segment_header,
+    frame_fill_ip_csum, frame_l4_range, frame_pseudo, frame_segment_header, frame_settle,
 )
 
 
@@ -134,42 +134,18 @@ cdef uint32_t _emit_sctp(Frame *frame, uint32_t strip, Segment *into, uint32_t s
     return FRAME_L4_GOOD if crc == sent else FRAME_L4_BAD
 
 
-cdef uint32_t _emit_head_only(Frame *frame, uint32_t strip, Segment *into,
-                              bint judge) noexcept nogil:
-    """A frame that is wholly in its private head: checksums are settled there, once."""
-    cdef uint32_t start, end, field, verdict = frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD)
-    cdef uint16_t zero = 0
-    cdef Csum csum
-    cdef Out out
-    if (verdict == 0 and judge) or frame.flags & FRAME_ASK_L4_CSUM:
-        if frame_l4_range(frame, &start, &end, &field):
-            csum_init(&csum)
-            frame_pseudo(frame, end - start, &csum)
-            if frame.flags & FRAME_ASK_L4_CSUM:
-                memcpy(frame.head + field, &zero, 2)
-                csum_add(&csum, frame.head + start, end - start)
-                _store_csum(frame.head + field, &csum, frame.l4_proto)
-                frame.flags &= ~<uint32_t>FRAME_ASK_L4_CSUM
-                verdict = FRAME_L4_GOOD
-            else:
-                csum_add(&csum, frame.head + start, end - start)
-                verdict = FRAME_L4_GOOD if csum_fold(&csum) == 0xFFFF else FRAME_L4_BAD
-            frame.flags |= verdict
-    if strip == 0 and frame.len <= into.len:
-        frame_copy(into.data, frame.head, frame.len)
-    else:
-        out.into = into
-        out.used = 0
-        _out_head(&out, frame.head, frame.len, strip)
-    return verdict
-
-
 cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge) noexcept nogil:
     cdef uint32_t start = 0, end = 0, field = 0, verdict, ask, summed
     cdef uint16_t zero = 0
     cdef Csum csum
     cdef Out out
     cdef Gather gather
+    if frame.num_segs == 0:
+        frame_settle(frame, judge)
+        out.into = into
+        out.used = 0
+        _out_head(&out, frame.head, frame.len, strip)
+        return frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD)
     if frame.flags & FRAME_ASK_IP_CSUM:
         frame_fill_ip_csum(frame)
         frame.flags &= ~<uint32_t>FRAME_ASK_IP_CSUM
@@ -178,8 +154,6 @@ cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge
     if (ask or (judge and not verdict)) and frame.l4_proto == L4_SCTP:
         if frame_l4_range(frame, &start, &end, &field):
             return _emit_sctp(frame, strip, into, start, end, field)
-    if frame.num_segs == 0:
-        return _emit_head_only(frame, strip, into, judge and frame.l4_proto != L4_SCTP)
     if not ask and (verdict or not judge):
         summed = 0
     else:

@@ -5,7 +5,7 @@ are treated as unknown.  None fails; what cannot be parsed keeps ptype 1 (plain 
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from emuiavf.datapath._frame cimport Frame
+from emuiavf.datapath._frame cimport Burst, Frame
 
 
 cdef extern from "bytes.h" nogil:
@@ -97,6 +97,15 @@ cdef int frame_check_request(Frame *frame) noexcept nogil
 # 0.  Returns the header's length; *payload gets the segment's payload bytes.
 cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
                                    uint32_t *payload) noexcept nogil
+
+# A frame that is wholly in its head (num_segs 0, not to be cut): fills in the checksums asked for,
+# or with `judge` checks the one it carries; afterwards nothing is asked any more and L4_GOOD or
+# L4_BAD tells what is known.  The frame has been parsed, or asks for something.
+cdef void frame_settle(Frame *frame, bint judge) noexcept nogil
+
+# Parses the frames of `mask`; hashes them when `hena` is not 0; settles those that can be.
+cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
+                      bint judge) noexcept nogil
 
 # For a port that takes large frames whole (TAP): restores IP lengths in the head and seeds the L4
 # checksum field with the pseudo header sum, as virtio-net wants it.

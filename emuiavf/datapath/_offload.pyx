@@ -6,10 +6,11 @@ Packet types: Intel's table, where IPv4 is 22 + kind and IPv6 is 88 + kind.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 from emuiavf.datapath._frame cimport (
     FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT, FRAME_HASHED, FRAME_HEAD,
-    FRAME_IP_BAD, FRAME_IPV4, FRAME_IPV6, FRAME_MAX_LEN, FRAME_PARSED, FRAME_TAGGED, L4_NONE,
-    L4_SCTP, L4_TCP, L4_UDP, Frame)
+    FRAME_IP_BAD, FRAME_IPV4, FRAME_IPV6, FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_MAX_LEN, FRAME_PARSED,
+    FRAME_TAGGED, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame)
 
 
 cdef extern from "protocols.h" nogil:
@@ -29,6 +30,10 @@ cdef extern from "protocols.h" nogil:
 
 
 cdef extern from *:
+    """
+    static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
+    """
+    int lowest_bit(uint32_t word) noexcept nogil
     bint likely(bint condition) noexcept nogil
     bint unlikely(bint condition) noexcept nogil
 
@@ -396,6 +401,61 @@ cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out
     else:
         store_be16(ip + 4, <uint16_t>(size - 40))
     return header
+
+
+cdef void frame_settle(Frame *frame, bint judge) noexcept nogil:
+    """See _offload.pxd."""
+    cdef uint32_t start, end, field, sent, asked = frame.flags & FRAME_ASK_L4_CSUM
+    cdef uint16_t value
+    cdef Csum csum
+    if frame.flags & FRAME_ASK_IP_CSUM:
+        frame_fill_ip_csum(frame)
+    frame.flags &= ~<uint32_t>(FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM)
+    if not asked and (not judge or frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD)):
+        return
+    # The range of a request is judged as one: put its flag back for the question.
+    frame.flags |= asked
+    if not frame_l4_range(frame, &start, &end, &field):
+        frame.flags &= ~<uint32_t>FRAME_ASK_L4_CSUM
+        return
+    frame.flags &= ~<uint32_t>FRAME_ASK_L4_CSUM
+    if unlikely(frame.l4_proto == L4_SCTP):
+        memcpy(&sent, frame.head + field, 4)
+        memset(frame.head + field, 0, 4)
+        start = crc32c_final(crc32c_add(0xFFFFFFFF, frame.head + start, end - start))
+        memcpy(frame.head + field, &start if asked else &sent, 4)
+        frame.flags |= FRAME_L4_GOOD if asked or start == sent else FRAME_L4_BAD
+        return
+    csum_init(&csum)
+    if asked:
+        store_u16(frame.head + field, 0)
+    frame_pseudo(frame, end - start, &csum)
+    csum_add(&csum, frame.head + start, end - start)
+    value = csum_fold(&csum)
+    if asked:
+        value = <uint16_t>~value
+        # RFC 768: a computed zero is sent as all ones, zero means "no checksum".
+        if value == 0 and frame.l4_proto == L4_UDP:
+            value = 0xFFFF
+        store_u16(frame.head + field, value)
+        frame.flags |= FRAME_L4_GOOD
+    else:
+        frame.flags |= FRAME_L4_GOOD if value == 0xFFFF else FRAME_L4_BAD
+
+
+cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
+                      bint judge) noexcept nogil:
+    """See _offload.pxd."""
+    cdef Frame *frame
+    while mask:
+        frame = &burst.frames[lowest_bit(mask)]
+        mask &= mask - 1
+        if not frame.flags & FRAME_PARSED and not parse_plain(frame):
+            parse_any(frame)
+        if hena and not frame.flags & FRAME_HASHED:
+            frame_hash(frame, key, hena)
+        if frame.num_segs == 0 and not frame.flags & FRAME_ASK_TSO:
+            frame_settle(frame, judge)
 
 
 cdef void frame_seed_partial(Frame *frame) noexcept nogil:
