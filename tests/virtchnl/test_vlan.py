@@ -1,5 +1,7 @@
 """VLAN_V2 in single-VLAN mode: capabilities, filters and pruning, stripping and insertion."""
 
+from collections.abc import Set
+
 import pytest
 
 from emuiavf.emudev.info import VlanOffload
@@ -34,9 +36,9 @@ def setting(vf: FakeVf, op: Op, outer: int = 0, inner: int = 1, vsi_id: int = 1)
     return vf.status(op, m.VlanSetting(outer, inner, vsi_id))
 
 
-def pruning(vf: FakeVf) -> frozenset[int] | None:
+def pruning(vf: FakeVf) -> Set[int] | None:
     """The VLANs in the filter that the data path has."""
-    vlans: frozenset[int] | None = vf.datapath.last("set_rx_filter").vlans
+    vlans: Set[int] | None = vf.datapath.last("set_rx_filter").vlans
     return vlans
 
 
