@@ -18,7 +18,7 @@ from typing import Self
 from emuiavf.errors import EmuIavfError
 from emuiavf.vfio_user import wire
 from emuiavf.vfio_user.codec import Codec, Message, encode, encode_error
-from emuiavf.vfio_user.fd_socket import ANCILLARY_SIZE, received_fds, send_once
+from emuiavf.vfio_user.fd_socket import ANCILLARY_SIZE, CTRUNC, RECV_FLAGS, received_fds, send_once
 from emuiavf.vfio_user.wire import Command
 
 _TIMEVAL = struct.Struct("@ll")
@@ -205,14 +205,14 @@ class Channel:
         while True:
             try:
                 data, ancillary, flags, _ = self._sock.recvmsg(
-                    codec.wanted, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC
+                    codec.wanted, ANCILLARY_SIZE, RECV_FLAGS
                 )
             except BlockingIOError:
                 raise TimeoutError(f"no answer within {self._timeout_s} s") from None
             fds = received_fds(ancillary) if ancillary else ()
             if not data:
                 raise ConnectionResetError("the server closed the connection")
-            message = codec.feed(data, fds, bool(flags & socket.MSG_CTRUNC))
+            message = codec.feed(data, fds, bool(flags & CTRUNC))
             if message is not None:
                 return message
             if time.monotonic() > deadline:

@@ -13,10 +13,17 @@ from collections.abc import Callable
 from emuiavf.loop import Loop
 from emuiavf.vfio_user import wire
 from emuiavf.vfio_user.codec import Codec, FramingError, Message
-from emuiavf.vfio_user.fd_socket import ANCILLARY_SIZE, close_fds, received_fds, send_once
+from emuiavf.vfio_user.fd_socket import (
+    ANCILLARY_SIZE,
+    CTRUNC,
+    RECV_FLAGS,
+    close_fds,
+    received_fds,
+    send_once,
+)
 from emuiavf.vfio_user.session import Reply, Session
 
-_RECV_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_RECV_FLAGS = RECV_FLAGS | int(socket.MSG_DONTWAIT)
 # Two of the largest replies; a client that pipelines small ones never gets there.
 _BACKLOG_LIMIT = 2 * wire.MAX_MSG_SIZE
 
@@ -80,7 +87,7 @@ class Connection:
                     )
                     if ancillary:
                         fds = received_fds(ancillary)
-                    truncated = bool(flags & socket.MSG_CTRUNC)
+                    truncated = bool(flags & CTRUNC)
                 else:
                     # Without room for fds the kernel closes those sent with payload bytes.
                     data = self._sock.recv(codec.wanted, _RECV_FLAGS)

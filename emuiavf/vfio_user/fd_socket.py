@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from emuiavf.vfio_user import wire
 
 ANCILLARY_SIZE = socket.CMSG_SPACE(wire.MAX_RECEIVED_FDS * 4)
-_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+# Plain integers: the enum of the socket module costs more than the call.
+RECV_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+CTRUNC = int(socket.MSG_CTRUNC)
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def received_fds(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -15,6 +15,8 @@ from emuiavf.vfio_user.wire import IrqIndex, IrqSet
 
 _DATA = IrqSet.DATA_NONE | IrqSet.DATA_BOOL | IrqSet.DATA_EVENTFD
 _ACTION = IrqSet.ACTION_MASK | IrqSet.ACTION_UNMASK | IrqSet.ACTION_TRIGGER
+# A plain integer: `~` of an IntFlag clears unknown bits.
+_KNOWN = int(_DATA | _ACTION)
 
 
 class IrqOps(Protocol):
@@ -51,7 +53,7 @@ def set_irqs(ops: IrqOps, counts: Sequence[int], message: Message) -> None:
 def _kind(request: wire.SetIrqs) -> tuple[IrqSet, IrqSet]:
     """The one DATA and the one ACTION flag."""
     data, action = IrqSet(request.flags & _DATA), IrqSet(request.flags & _ACTION)
-    if data.bit_count() != 1 or action.bit_count() != 1 or request.flags & ~(_DATA | _ACTION):
+    if data.bit_count() != 1 or action.bit_count() != 1 or request.flags & ~_KNOWN:
         raise PeerError(f"SET_IRQS: flags {request.flags:#x}")
     return data, action
 

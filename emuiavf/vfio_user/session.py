@@ -18,6 +18,8 @@ from emuiavf.vfio_user.wire import Command
 
 _ACCESS_SIZE = wire.RegionAccess.SIZE
 _HEADER_SIZE = wire.Header.SIZE
+# As plain integers: `~` of an IntFlag clears unknown bits.
+_MAP_FLAGS = sum(wire.MapFlag)
 
 
 class DeviceOps(Protocol):
@@ -190,8 +192,7 @@ def on_dma_map(session: Session, message: Message) -> bytes:
     check_range("DMA_MAP", request.address, request.size)
     if request.size > wire.MAX_DMA_SIZE:
         raise PeerError(f"DMA_MAP: size {request.size:#x}", errno.ENOSPC)
-    known = wire.MapFlag.READ | wire.MapFlag.WRITE | wire.MapFlag.MMAP | wire.MapFlag.FILE_IO
-    if request.flags & ~known:
+    if request.flags & ~_MAP_FLAGS:
         raise PeerError(f"DMA_MAP: flags {request.flags:#x}")
     if message.truncated or len(message.fds) > 1:
         raise PeerError(f"DMA_MAP: {len(message.fds)} descriptors arrived, at most 1")
@@ -210,7 +211,7 @@ def on_dma_unmap(session: Session, message: Message) -> bytes:
     if request.argsz > wire.MAX_DATA_XFER:
         raise PeerError(f"DMA_UNMAP: argsz {request.argsz}, at most {wire.MAX_DATA_XFER}")
     # GET_DIRTY_BITMAP is refused like an unknown flag: DMA logging is never on.
-    if request.flags & ~wire.UnmapFlag.ALL:
+    if request.flags not in (0, wire.UnmapFlag.ALL):
         raise PeerError(f"DMA_UNMAP: flags {request.flags:#x}")
     if request.flags:
         if request.address or request.size:

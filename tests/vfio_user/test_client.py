@@ -160,9 +160,9 @@ def test_server_that_is_silent_times_out() -> None:
 
 def test_server_that_does_not_read_times_out() -> None:
     ours, theirs = socket.socketpair()
-    with theirs, Client(ours, timeout_s=0.01, negotiate=False) as client:
-        with pytest.raises(TimeoutError):
-            client.post(Command.REGION_WRITE, bytes(1 << 20))
+    client = Client(ours, timeout_s=0.01, negotiate=False)
+    with theirs, client, pytest.raises(TimeoutError):
+        client.post(Command.REGION_WRITE, bytes(1 << 20))
 
 
 def test_server_that_leaves_is_noticed() -> None:
