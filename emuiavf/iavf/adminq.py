@@ -97,9 +97,12 @@ class AdminQueue:
     ) -> None:
         self.faults = Faults()
         self.shut_down = False
+        # COMMAND.bus-master: without it no descriptor is read or written.
+        self.bus_master = False
         self._mem = mem
         self._file = file
         self._on_delivered = on_delivered
+        self._stalled = False
         self._backlog: deque[Message] = deque()
         self._atq = _Ring(
             "ATQ", file, regs.ATQBAL1, regs.ATQBAH1, regs.ATQLEN1, regs.ATQH1, regs.ATQT1
@@ -115,8 +118,19 @@ class AdminQueue:
 
     @property
     def has_commands(self) -> bool:
-        """Whether the guest has offered ATQ descriptors that are not taken yet."""
-        return self._is_running(self._atq) and not self._atq.is_empty()
+        """Whether the guest has offered ATQ descriptors that can be taken."""
+        return not self._stalled and self._is_running(self._atq) and not self._atq.is_empty()
+
+    @property
+    def is_all_read(self) -> bool:
+        """Whether the guest has posted the buffer of the latest message again.
+
+        Drivers give each slot back when they have read it; full, the ring's tail is behind head.
+        """
+        if self._backlog or not self._is_running(self._arq):
+            return False
+        last = (self._file.get(regs.ARQH1) - 1) % self._arq.ring_len
+        return self._file.get(regs.ARQT1) == last
 
     def commands(self, limit: int) -> Iterator[Message]:
         """Take at most `limit` ATQ descriptors; yields the virtchnl messages among them.
@@ -124,6 +138,7 @@ class AdminQueue:
         Each is completed before it is yielded.  The registers are looked at afresh for each one:
         acting on a message may have reset the ring.
         """
+        self._stalled = False
         for _ in range(limit):
             if not self.has_commands:
                 return
@@ -131,6 +146,7 @@ class AdminQueue:
                 message = self._take()
             except MemoryFault:
                 self.faults.bad_ring += 1
+                self._stalled = True  # until the guest rings again
                 return
             if message is not None:
                 yield message
@@ -178,7 +194,7 @@ class AdminQueue:
                 self._file.set(register, 0)
 
     def _is_running(self, ring: _Ring) -> bool:
-        if not ring.enabled:
+        if not self.bus_master or not ring.enabled:
             return False
         if not ring.is_sane():
             self.faults.bad_ring += 1

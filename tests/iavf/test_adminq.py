@@ -36,6 +36,7 @@ class Rig:
         self.limit = 1024
         self.reply: Callable[[Message], list[Message]] = lambda message: []
         self.adminq = AdminQueue(self.memory, self.file, self._on_delivered)
+        self.adminq.bus_master = True
         self.driver = VfDriver(
             self.memory, CallbackBar(self.file.read, self._write), habit, base=BASE
         )
@@ -260,6 +261,28 @@ def test_queue_shutdown_is_completed_and_yields_no_message(rig: Rig) -> None:
     assert rig.seen == []
     assert rig.adminq.shut_down
     assert rig.driver.completed(0).flags & 7 == AqFlag.DD | AqFlag.CMP
+
+
+def test_nothing_moves_without_bus_master() -> None:
+    rig = Rig()
+    rig.driver.open()
+    rig.adminq.bus_master = False
+    rig.driver.send(1)
+    rig.adminq.post(Message(17, bytes(16)))
+    assert rig.seen == []
+    assert rig.memory.reads == []
+    rig.adminq.bus_master = True
+    rig.adminq.deliver()
+    rig.driver.ring()
+    assert [m.opcode for m in rig.seen] == [1]
+    assert [r.opcode for r in rig.driver.receive_all()] == [17]
+
+
+def test_all_read_is_known_by_the_slots_given_back(rig: Rig) -> None:
+    rig.adminq.post(Message(17, bytes(16)))
+    assert not rig.adminq.is_all_read
+    rig.driver.receive()
+    assert rig.adminq.is_all_read
 
 
 # Hostile rings

@@ -1,0 +1,91 @@
+"""The mailbox of one VF: commands out of the ATQ, to the virtchnl session, its answers to the ARQ.
+
+Knows the order in which things have to happen; knows no register beside the admin queues'.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from emuiavf.iavf.adminq import AdminQueue, Message
+from emuiavf.iavf.guestlog import GuestLog
+from emuiavf.iavf.reset import Cause, ResetMachine, ResetState, Timer
+from emuiavf.virtchnl.ops import Op
+from emuiavf.virtchnl.session import Reply, ResetRequest
+
+# Descriptors taken at once; more wait for the next turn of the loop, so that a guest that fills
+# a ring of 1023 keeps no other device's requests waiting.  No driver has more than 8 under way.
+TURN = 16
+
+
+class Handler(Protocol):
+    """What the mailbox asks of the virtchnl session."""
+
+    def handle(self, opcode: int, body: bytes) -> list[Reply | ResetRequest]: ...
+    def reset_impending(self) -> list[Reply]: ...
+
+
+class Channel:
+    """Joins one VF's admin queues, virtchnl session and resets."""
+
+    def __init__(
+        self,
+        adminq: AdminQueue,
+        session: Handler,
+        resets: ResetMachine,
+        call_later: Callable[[float, Callable[[], None]], Timer],
+        log: GuestLog,
+    ) -> None:
+        self.session = session
+        self._adminq = adminq
+        self._resets = resets
+        self._call_later = call_later
+        self._log = log
+        self._next_turn: Timer | None = None
+
+    def run(self) -> None:
+        """The guest has moved ATQT, or may be served again."""
+        for message in self._adminq.commands(TURN):
+            self._handle(message)
+        if self._next_turn is None and self._adminq.has_commands:
+            self._next_turn = self._call_later(0, self._on_next_turn)
+
+    def deliver(self) -> None:
+        """The guest has moved ARQT, or may be served again."""
+        self._adminq.deliver()
+        if self._resets.state is ResetState.IMPENDING and self._adminq.is_all_read:
+            self._resets.notice_read()
+
+    def post(self, replies: Iterable[Reply]) -> None:
+        """Send messages to the VF in this order."""
+        for reply in replies:
+            if reply.fault:
+                self._log.warning(f"virtchnl: {reply.fault}")
+            self._adminq.post(Message(reply.opcode, reply.body, reply.status))
+
+    def reset_by_host(self) -> None:
+        """Reset the VF, with a notice for a driver that is there to read it."""
+        notice = self.session.reset_impending()
+        if notice:
+            self.post(notice)
+            self._resets.announce(Cause.HOST)
+        else:
+            self._resets.perform(Cause.HOST)
+
+    def close(self) -> None:
+        """No turn is to follow any more."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+
+    def _handle(self, message: Message) -> None:
+        for result in self.session.handle(message.opcode, message.body):
+            if not isinstance(result, ResetRequest):
+                self.post((result,))
+            elif result.reason is Op.REQUEST_QUEUES:
+                self._resets.announce(Cause.REQUEST_QUEUES)
+            else:
+                self._resets.perform(Cause.RESET_VF)
+
+    def _on_next_turn(self) -> None:
+        self._next_turn = None
+        self.run()
