@@ -48,6 +48,8 @@ class Faults:
     bad_buffer: int = 0
     bad_command: int = 0
     dropped: int = 0
+    # ATQ descriptors of 32 zero bytes: no driver writes one, so what it wrote is not seen here.
+    blank: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,14 +177,12 @@ class AdminQueue:
         if delivered:
             self._on_delivered()
 
-    def register_written(self, register: Register) -> None:
-        """A guest's write to a register of the ARQ: what waited is not for a ring set up anew.
+    def arq_set_up(self) -> None:
+        """ARQH or ARQLEN was written: what waited is not for a ring that is set up anew.
 
         Drivers write head 0 and a length without ENABLE; VPP avf does the former only.
         """
-        is_fresh_head = register == regs.ARQH1 and self._file.get(register) == 0
-        is_disable = register == regs.ARQLEN1 and not self._arq.enabled
-        if is_fresh_head or is_disable:
+        if self._file.get(regs.ARQH1) == 0 or not self._arq.enabled:
             self._backlog.clear()
 
     def reset(self) -> None:
@@ -204,7 +204,9 @@ class AdminQueue:
     def _take(self) -> Message | None:
         """Take and complete the ATQ descriptor at head; the message it carries, if it does."""
         at = self._atq.address()
-        descriptor = AqDescriptor.decode(self._mem.read(at, AqDescriptor.SIZE))
+        raw = self._mem.read(at, AqDescriptor.SIZE)
+        self.faults.blank += not any(raw)
+        descriptor = AqDescriptor.decode(raw)
         retval, body = self._judge(descriptor)
         flags = descriptor.flags | AqFlag.DD | AqFlag.CMP | (AqFlag.ERR if retval else 0)
         done = replace(descriptor, flags=flags, retval=retval)

@@ -4,14 +4,11 @@ Knows where a register stands and which ones do something; what they do is told 
 Accesses of any width and alignment are served, although drivers use aligned words only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from emuiavf.iavf import regs
 from emuiavf.iavf.doorbells import Doorbells
 from emuiavf.pci.regs import RegisterFile
-
-# Hooks by offset: called after a guest's write to the word, or before and after its read.
-Hooks = Mapping[int, Callable[[], None]]
 
 _WORD = 4
 
@@ -23,33 +20,25 @@ def _is_doorbell(offset: int) -> bool:
 class Bar0:
     """Register file of one VF.
 
-    `on_write` is called behind a write to the word at its offset, `before_read` ahead of a read;
-    `on_dyn_ctln(vector, value)` takes writes to VFINT_DYN_CTLN1, which are not stored here;
-    `on_doorbell` follows a write to a tail or an ITR.
+    `on_write[offset]` is called behind a guest's write to the word at that offset,
+    `before_read[offset]` ahead of its read.  `on_dyn_ctln(vector, value)` takes writes to
+    VFINT_DYN_CTLN1, which are not stored here; `on_doorbell` follows a write to a tail or an ITR.
     """
 
-    def __init__(
-        self,
-        doorbells: Doorbells,
-        *,
-        on_write: Hooks,
-        before_read: Hooks,
-        on_dyn_ctln: Callable[[int, int], None],
-        on_doorbell: Callable[[], None],
-    ) -> None:
+    def __init__(self, doorbells: Doorbells) -> None:
         self.file = RegisterFile(
             regs.BAR0_SIZE, [r for r in regs.REGISTERS.values() if not _is_doorbell(r.offset)]
         )
+        self.on_write: dict[int, Callable[[], None]] = {}
+        self.before_read: dict[int, Callable[[], None]] = {}
+        self.on_dyn_ctln: Callable[[int, int], None] = lambda vector, value: None
+        self.on_doorbell: Callable[[], None] = lambda: None
         self._doorbells = doorbells
-        self._on_write = on_write
-        self._before_read = before_read
-        self._on_dyn_ctln = on_dyn_ctln
-        self._on_doorbell = on_doorbell
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes at `offset`; VFINT_ICR01 is clear afterwards when it was among them."""
         words = range(offset & -_WORD, offset + count, _WORD)
-        for at, prepare in self._before_read.items():
+        for at, prepare in self.before_read.items():
             if at in words:
                 prepare()
         data = self.file.read(offset, count)
@@ -64,7 +53,7 @@ class Bar0:
         self.file.write(offset, data)
         end = offset + len(data)
         for at in range(max(offset & -_WORD, regs.DOORBELLS_SIZE), end, _WORD):
-            hook = self._on_write.get(at)
+            hook = self.on_write.get(at)
             if hook is not None:
                 hook()
         if offset < regs.DOORBELLS_SIZE:
@@ -90,12 +79,12 @@ class Bar0:
             for at in range(first & -_WORD, last, _WORD):
                 value = self._merged(at, offset, data)
                 if bank is regs.VFINT_DYN_CTLN1:
-                    self._on_dyn_ctln((at - bank.offset) // _WORD + 1, value)
+                    self.on_dyn_ctln((at - bank.offset) // _WORD + 1, value)
                 else:
                     self._doorbells.store(at, value)
                     rung = True
         if rung:
-            self._on_doorbell()
+            self.on_doorbell()
 
     def _merged(self, at: int, offset: int, data: bytes) -> int:
         """The doorbell word at `at` after the bytes of `data`, which stand at `offset`, are in."""

@@ -35,7 +35,7 @@ class ResetState(Enum):
 class Steps(Protocol):
     """The parts of a reset, called in this order."""
 
-    def stop(self, cause: Cause) -> None:
+    def stop_vf(self, cause: Cause) -> None:
         """Drop what the driver had set up.  When it returns no queue runs, no worker holds guest
         memory, and tails, ITR and DYN_CTLN are zero."""
 
@@ -69,11 +69,9 @@ class ResetMachine:
     def perform(self, cause: Cause) -> None:
         """Reset now; one that was impending is done with it."""
         assert self.state is not ResetState.IN_PROGRESS
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.close()
         self.state = ResetState.IN_PROGRESS
-        self._steps.stop(cause)
+        self._steps.stop_vf(cause)
         self._steps.clear_registers()
         self._steps.activate()
         self.state = ResetState.ACTIVE
@@ -90,3 +88,9 @@ class ResetMachine:
         """The driver has read the notice, or its time is up."""
         if self.state is ResetState.IMPENDING:
             self.perform(self._announced)
+
+    def close(self) -> None:
+        """Drop a reset that is impending."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

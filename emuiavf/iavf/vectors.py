@@ -1,4 +1,4 @@
-"""The MSI-X vectors of one function as eventfds: who owns them, what a mask does to them.
+"""The interrupts of one function as eventfds: who owns them, what a mask does to them.
 
 A worker signals an eventfd and knows no mask.  A masked vector therefore gets a stand-in, an
 eventfd of ours that remembers the event (its pending bit) until the mask is lifted: the trick
@@ -8,6 +8,8 @@ that VMMs use on us.
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+
+from emuiavf.pci.msix import Msix, MsixLayout
 
 
 def signal(eventfd: int) -> None:
@@ -52,6 +54,14 @@ class Vectors:
         self.replace(0, [None] * self.count)
         self.set_masked(())
 
+    def close(self) -> None:
+        """Close every eventfd; the data path is gone."""
+        for fd in (*self._fds, *self._stand_ins.values()):
+            if fd is not None:
+                os.close(fd)
+        self._fds = [None] * self.count
+        self._stand_ins.clear()
+
     def set_masked(self, masked: Iterable[int]) -> None:
         """Exactly these vectors are masked now; what came meanwhile for the others is sent."""
         wanted = set(masked)
@@ -79,3 +89,54 @@ class Vectors:
             fd = self._stand_ins.get(vector, self._fds[vector])
             if fd is not None:
                 signal(fd)
+
+
+class MsixVectors(Vectors):
+    """Vectors behind the MSI-X table of a BAR, which clients with a table of their own ignore.
+
+    A vector is masked by SET_IRQS, or by the table and the function mask while MSI-X is enabled.
+    Enabling is not asked for: like the kernel's VFIO, an eventfd alone is enough.
+    """
+
+    def __init__(self, layout: MsixLayout, push: Callable[[int, int | None], None]) -> None:
+        super().__init__(layout.num_vectors, push)
+        self._msix = Msix(layout, lambda vector: None)
+        self._masked_by_client: set[int] = set()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Table and pending bits, at `offset` of their BAR."""
+        self._msix.pending = sum(1 << vector for vector in self.pending())
+        return self._msix.read(offset, count)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A guest's write to their BAR."""
+        self._msix.write(offset, data)
+        self._update()
+
+    def set_control(self, enabled: bool, function_mask: bool) -> None:
+        """The two bits of message control."""
+        self._msix.set_control(enabled, function_mask)
+        self._update()
+
+    def mask_by_client(self, vectors: Iterable[int], masked: bool) -> None:
+        """SET_IRQS with MASK or UNMASK."""
+        if masked:
+            self._masked_by_client.update(vectors)
+        else:
+            self._masked_by_client.difference_update(vectors)
+        self._update()
+
+    def reset(self) -> None:
+        """The table as after power-on; eventfds and the client's masks stay."""
+        self._msix.reset()
+        self._update()
+
+    def drop(self) -> None:
+        """No eventfds, and no mask by the client."""
+        self._masked_by_client.clear()
+        super().drop()
+        self._update()
+
+    def _update(self) -> None:
+        by_guest = filter(self._msix.is_masked, range(self.count)) if self._msix.enabled else ()
+        self.set_masked(self._masked_by_client.union(by_guest))

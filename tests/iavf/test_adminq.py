@@ -53,9 +53,8 @@ class Rig:
                     self.adminq.post(answer)
         elif offset == regs.ARQT1.offset:
             self.adminq.deliver()
-        for register in (regs.ARQH1, regs.ARQLEN1):
-            if offset == register.offset:
-                self.adminq.register_written(register)
+        elif offset in (regs.ARQH1.offset, regs.ARQLEN1.offset):
+            self.adminq.arq_set_up()
 
     def read(self, register: regs.Register) -> int:
         return self.file.get(register)

@@ -1,0 +1,145 @@
+"""The data path of one iavf device: facts from the device become calls of its `_ring.Vf`.
+
+Publish and grace: each call that takes something from the workers returns when none of them can
+still use it.
+"""
+
+from collections.abc import Sequence
+
+from emuiavf import stats
+from emuiavf._ring import Vf
+from emuiavf.datapath.engine import Engine
+from emuiavf.emudev.device import EmuDevice
+from emuiavf.emudev.info import (
+    EthStats,
+    RssConfig,
+    RxFilter,
+    RxQueueConfig,
+    TxQueueConfig,
+    VectorMap,
+    VlanOffload,
+)
+from emuiavf.iavf import regs
+
+
+class RingBackend:
+    """`Sink` of one device and its endpoint in the engine, from construction until `close`.
+
+    `fault_fd` is an eventfd, signalled when `take_faults` has something to tell.
+    """
+
+    def __init__(self, emu: EmuDevice, engine: Engine, fault_fd: int) -> None:
+        info = emu.info()
+        self._emu = emu
+        self._engine = engine
+        self._all = (1 << info.max_queue_pairs) - 1
+        self._segment = stats.Segment(info.name, stats.queue_rows(info.max_queue_pairs))
+        self._vf = Vf(
+            info.name,
+            emu.mem,
+            emu.map_region("doorbells", regs.DOORBELLS_SIZE),
+            self._segment.rows,
+            info.max_queue_pairs,
+            info.num_vectors,
+            fault_fd,
+            polled=emu.doorbell_info(0).polled,
+        )
+        engine.add(self._vf)
+        emu.subscribe(self)
+
+    @property
+    def endpoint(self) -> Vf:
+        return self._vf
+
+    @property
+    def segment(self) -> stats.Segment:
+        return self._segment
+
+    def close(self) -> None:
+        """Leave the engine and the device; its counters are gone."""
+        self._emu.unsubscribe(self)
+        self.disable_queues(self._all, self._all)
+        self._engine.remove(self._vf)
+        self._segment.close()
+
+    # Sink
+
+    def configure_tx(self, queue: TxQueueConfig) -> None:
+        self._vf.configure_tx(queue)
+
+    def configure_rx(self, queue: RxQueueConfig) -> None:
+        self._vf.configure_rx(queue)
+
+    def enable_queues(self, rx: int, tx: int) -> None:
+        """MemoryFault when a ring is not in mapped memory; then none is started."""
+        self._vf.enable(rx, tx)
+        self._publish()
+
+    def disable_queues(self, rx: int, tx: int) -> None:
+        self._vf.disable(rx, tx)
+        self._publish()
+
+    def map_vectors(self, maps: Sequence[VectorMap]) -> None:
+        for entry in maps:
+            self._vf.map_vector(entry)
+
+    def set_irq(self, vector: int, eventfd: int | None) -> None:
+        self._vf.set_eventfd(vector, -1 if eventfd is None else eventfd)
+        self._engine.grace()
+
+    def set_rx_filter(self, rx_filter: RxFilter) -> None:
+        self._vf.set_filter(rx_filter)
+        self._publish()
+
+    def set_rss(self, rss: RssConfig) -> None:
+        self._vf.set_rss(rss)
+        self._settle()
+
+    def set_vlan_offload(self, vlan: VlanOffload) -> None:
+        self._vf.set_vlan(vlan)
+        self._settle()
+
+    def set_bus_master(self, enabled: bool) -> None:
+        self._vf.set_bus_master(enabled)
+        self._engine.grace()
+
+    def memory_changed(self) -> None:
+        self._engine.grace()
+
+    def reset(self) -> None:
+        self.disable_queues(self._all, self._all)
+        self._vf.forget()
+
+    # The device model's own
+
+    def write_dyn_ctl(self, vector: int, value: int) -> None:
+        self._vf.write_dyn_ctl(vector, value)
+
+    def read_dyn_ctl(self, vector: int) -> int:
+        return self._vf.read_dyn_ctl(vector)
+
+    def write_itr(self, index: int, vector: int, value: int) -> None:
+        self._vf.write_itr(index, vector, value)
+
+    def read_itr(self, index: int, vector: int) -> int:
+        return self._vf.read_itr(index, vector)
+
+    def raise_vector(self, vector: int) -> None:
+        self._vf.raise_vector(vector)
+
+    def wake(self) -> None:
+        self._engine.wake()
+
+    def take_faults(self) -> list[tuple[str, int, str]]:
+        return self._vf.take_faults()
+
+    def eth_stats(self) -> EthStats:
+        return stats.eth_stats(self._segment)
+
+    def _publish(self) -> None:
+        self._engine.publish()
+        self._vf.reclaim()
+
+    def _settle(self) -> None:
+        self._engine.grace()
+        self._vf.reclaim()
