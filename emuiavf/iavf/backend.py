@@ -6,12 +6,9 @@ still use it.
 
 from collections.abc import Sequence
 
-from emuiavf import stats
 from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
-from emuiavf.emudev.device import EmuDevice
 from emuiavf.emudev.info import (
-    EthStats,
     RssConfig,
     RxFilter,
     RxQueueConfig,
@@ -20,47 +17,42 @@ from emuiavf.emudev.info import (
     VlanOffload,
 )
 from emuiavf.iavf import regs
+from emuiavf.iavf.device import DOORBELLS, IavfDevice
 
 
 class RingBackend:
-    """`Sink` of one device and its endpoint in the engine, from construction until `close`.
+    """`Sink` of one device, its endpoint in the engine and its vectors, until `close`."""
 
-    `fault_fd` is an eventfd, signalled when `take_faults` has something to tell.
-    """
-
-    def __init__(self, emu: EmuDevice, engine: Engine, fault_fd: int) -> None:
+    def __init__(self, device: IavfDevice, engine: Engine) -> None:
+        emu = device.emu
         info = emu.info()
-        self._emu = emu
+        self._device = device
         self._engine = engine
         self._all = (1 << info.max_queue_pairs) - 1
-        self._segment = stats.Segment(info.name, stats.queue_rows(info.max_queue_pairs))
         self._vf = Vf(
             info.name,
             emu.mem,
-            emu.map_region("doorbells", regs.DOORBELLS_SIZE),
-            self._segment.rows,
+            emu.map_region(DOORBELLS, regs.DOORBELLS_SIZE),
+            emu.stats.rows,
             info.max_queue_pairs,
             info.num_vectors,
-            fault_fd,
+            device.fault_fd,
             polled=emu.doorbell_info(0).polled,
         )
         engine.add(self._vf)
         emu.subscribe(self)
+        device.connect(self)
 
     @property
     def endpoint(self) -> Vf:
         return self._vf
 
-    @property
-    def segment(self) -> stats.Segment:
-        return self._segment
-
     def close(self) -> None:
-        """Leave the engine and the device; its counters are gone."""
-        self._emu.unsubscribe(self)
+        """Leave the engine and the device; no worker touches the guest's memory afterwards."""
+        self._device.connect(None)
+        self._device.emu.unsubscribe(self)
         self.disable_queues(self._all, self._all)
         self._engine.remove(self._vf)
-        self._segment.close()
 
     # Sink
 
@@ -132,9 +124,6 @@ class RingBackend:
 
     def take_faults(self) -> list[tuple[str, int, str]]:
         return self._vf.take_faults()
-
-    def eth_stats(self) -> EthStats:
-        return stats.eth_stats(self._segment)
 
     def _publish(self) -> None:
         self._engine.publish()

@@ -5,14 +5,14 @@ this package, the virtchnl session, and the device record that feeds the data pa
 `vfio_user.session.DeviceOps` by shape.  Everything is called from the control thread.
 """
 
-import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from emuiavf._dma import MemTable
-from emuiavf.emudev import registry, vdev
+from emuiavf.emudev import registry
 from emuiavf.emudev.info import (
     DeviceConf,
     DeviceDescription,
@@ -39,6 +39,7 @@ from emuiavf.loop import Loop
 from emuiavf.pci.config_space import CONFIG_SIZE, Bar, Command, ConfigSpace, Identity
 from emuiavf.pci.msix import MsixLayout
 from emuiavf.policy import VfPolicy
+from emuiavf.stats import eth_stats
 from emuiavf.virtchnl.session import Link, Session, VfLimits
 from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS
 
@@ -60,26 +61,15 @@ DOORBELLS = "doorbells"
 REGION_BAR0, REGION_BAR3, REGION_CONFIG, NUM_REGIONS = 0, 3, 7, 9
 IRQ_MSIX, IRQ_ERR, NUM_IRQS = 2, 3, 5
 
-OPTIONS: vdev.OptionTable = {
-    "path": vdev.Option(vdev.text, required=True),
-    "mac": vdev.Option(vdev.mac),
-    "queues": vdev.Option(vdev.integer(1, MAX_PLAIN_QUEUE_PAIRS), 4),
-    "max-queues": vdev.Option(vdev.integer(1, regs.MAX_QUEUE_PAIRS), MAX_PLAIN_QUEUE_PAIRS),
-    "doorbell": vdev.Option(vdev.choice("mapped", "trap"), "mapped"),
-}
-
 
 class DataPathControl(VectorControl, Protocol):
-    """What the device asks of its data path beyond the facts of `Sink`."""
+    """What the device asks of its data path beyond the facts of `Sink`.
+
+    `take_faults()` tells (direction, queue, reason) of queues stopped since the last call; the
+    device's `fault_fd` is signalled when there are any.
+    """
 
     def take_faults(self) -> list[tuple[str, int, str]]: ...
-    def eth_stats(self) -> EthStats: ...
-
-
-def _address_of(path: str) -> bytes:
-    """A locally administered MAC address, always the same for one socket path."""
-    digest = hashlib.blake2s(os.path.abspath(path).encode(), digest_size=5).digest()
-    return b"\x02" + digest
 
 
 def _num_vectors(max_queue_pairs: int) -> int:
@@ -93,18 +83,14 @@ class IavfDevice:
     """One virtual function; `emu` is its record, to which data paths subscribe."""
 
     def __init__(self, name: str, options: dict[str, Any], loop: Loop) -> None:
-        """`options` as OPTIONS describes them; ConfigError when they contradict each other."""
+        """`options` by `options.OPTIONS`; ConfigError when they contradict each other."""
         queues, max_queues = options["queues"], options["max-queues"]
         if queues > max_queues:
             raise ConfigError(f"{name}: queues={queues} is more than max-queues={max_queues}")
-        mac = options["mac"] or _address_of(options["path"])
+        # Random and locally administered: two backends on one network may have equal names.
+        mac = options["mac"] or b"\x02" + secrets.token_bytes(5)
         vectors = _num_vectors(max_queues)
-        attrs = {
-            "mac": mac.hex(":"),
-            "path": options["path"],
-            "doorbell": options["doorbell"],
-            "link": "up",
-        }
+        attrs = {"mac": mac.hex(":"), "doorbell": options["doorbell"], "link": "up"}
         self.name = name
         self.malicious = 0  # queues stopped for what the guest put into them
         self._loop = loop
@@ -230,9 +216,7 @@ class IavfDevice:
 
     def reset(self, reason: ResetReason) -> None:
         """Registers, configuration space and VF are new; maps and eventfds stay."""
-        self._reset_function(
-            Cause.CLIENT if reason is ResetReason.CLIENT else Cause.DISCONNECT
-        )
+        self._reset_function(Cause.CLIENT if reason is ResetReason.CLIENT else Cause.DISCONNECT)
 
     def attached(self) -> None:
         _log.info("%s: client connected", self.name)
@@ -289,7 +273,6 @@ class IavfDevice:
         self.emu.mem.reclaim()
         self._doorbells.close()
         os.close(self.fault_fd)
-        registry.release(self.emu)
 
     # Steps of a reset
 
@@ -364,7 +347,7 @@ class IavfDevice:
             self._ram.advise()
 
     def _eth_stats(self) -> EthStats:
-        return EthStats() if self._control is None else self._control.eth_stats()
+        return eth_stats(self.emu.stats)
 
     def _vectors_of(self, index: int) -> Vectors:
         assert index in (IRQ_MSIX, IRQ_ERR), f"interrupt index {index} has no vectors"

@@ -1,4 +1,4 @@
-"""Log lines that a guest can cause: a few per device and time, then only how many more there were."""
+"""Log lines that a guest can cause: a few per device and time, then only the number of others."""
 
 import logging
 import time
