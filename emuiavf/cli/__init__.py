@@ -1,0 +1,46 @@
+"""The command line: one module per verb, each with `add_parser` and `run`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from emuiavf.errors import ConfigError
+
+# Imported when needed: `stats` must not load the data plane.
+VERBS = {
+    "run": "serve devices until SIGTERM or SIGINT",
+    "stats": "show the counters of running devices and ports",
+    "demo": "two devices, our own driver on both, checked frames both ways",
+}
+
+EXIT_CONFIG = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code, 2 with one line on stderr for a wrong option."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="emuiavf",
+        description="A software Intel Adaptive Virtual Function NIC served over vfio-user.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for verb, summary in VERBS.items():
+        own = verbs.add_parser(
+            verb, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+        if verb in argv[:1]:
+            module = import_module(f"emuiavf.cli.{verb}")
+            module.add_arguments(own)
+            own.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except ConfigError as error:
+        print(f"emuiavf: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except BrokenPipeError:
+        # The reader of our output has left; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -5,27 +5,23 @@ The wiring finds a kind by the `type=` of a port string and never imports it by 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from emuiavf.emudev.vdev import OptionTable
 from emuiavf.errors import ConfigError
 from emuiavf.stats import Table
 
 
-class Port(Protocol):
-    """An `Endpoint` that owns something."""
-
-    def close(self) -> None:
-        """Give back fds and memory; the engine has let go of the port before."""
-
-
 @dataclass(frozen=True)
 class PortKind:
-    """`create(name, options, rows)`: `options` are the values of `options`; `rows` are the
-    counters by `stats.PORT_ROWS`."""
+    """`create(name, options, rows)` makes an `Endpoint` with a `close()`.
+
+    `options` are the values that `options` describes, `rows` the counters by `stats.PORT_ROWS`.
+    `close` is called when the engine has let go of the port.
+    """
 
     options: OptionTable
-    create: Callable[[str, dict[str, Any], Table], Port]
+    create: Callable[[str, dict[str, Any], Table], Any]
 
 
 kinds: dict[str, PortKind] = {}
