@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 # Imported for what they register: the device model emu_iavf, the kinds of ports.
 import emuiavf.iavf
@@ -32,9 +32,6 @@ from emuiavf.loop import Loop
 from emuiavf.ports import registry as port_kinds
 from emuiavf.stats import PORT_ROWS, Segment, Table
 from emuiavf.vfio_user.server import Server
-
-if TYPE_CHECKING:
-    from emuiavf.emudev.registry import Provider
 
 _log = logging.getLogger(__name__)
 
@@ -141,9 +138,10 @@ class Backend:
         if self._thread is not None:
             self._loop.stop()
             self._thread.join()
-        for served in self._devices.values():
-            served.close()
-        for joined in self._ports.values():
+        while self._devices:
+            self._devices.popitem()[1].close()
+        while self._ports:
+            joined = self._ports.popitem()[1]
             self.engine.remove(joined.port)
             joined.close()
         self.engine.stop()
@@ -169,7 +167,7 @@ class Backend:
         if (path is None) == (fd is None):
             raise ConfigError(f"{args.name}: needs either path= or fd=")
         with ExitStack() as undo:
-            provider: Provider = model.create(args.name, options, self._loop)
+            provider = model.create(args.name, options, self._loop)
             emu = provider.emu
             undo.callback(registry.release, emu)
             undo.callback(emu.close)

@@ -11,8 +11,9 @@ borrow them until the call that takes them away has returned.
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from emuiavf._dma import MemTable
 from emuiavf.emudev.info import (
     DeviceConf,
     DeviceInfo,
@@ -30,9 +31,6 @@ from emuiavf.emudev.info import (
 )
 from emuiavf.errors import ConfigError, EmuIavfError, StateError
 from emuiavf.stats import Segment
-
-if TYPE_CHECKING:
-    from emuiavf._dma import MemTable
 
 
 class DeviceState(Enum):
@@ -81,7 +79,7 @@ class ProviderOps(Protocol):
 class EmuDevice:
     """A device between its provider and its data paths; satisfies `Sink`."""
 
-    def __init__(self, info: DeviceInfo, mem: "MemTable", stats: Segment, ops: ProviderOps) -> None:
+    def __init__(self, info: DeviceInfo, mem: MemTable, stats: Segment, ops: ProviderOps) -> None:
         """`mem` is the guest's memory; `stats` has the rows of `max_queue_pairs` and is closed
         with the device."""
         self.state = DeviceState.ALLOCATED

@@ -6,24 +6,23 @@ vdev string and never imports it by name.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from emuiavf._dma import MemTable
 from emuiavf.emudev.device import EmuDevice, ProviderOps
 from emuiavf.emudev.info import DeviceInfo
 from emuiavf.emudev.vdev import OptionTable
 from emuiavf.errors import ConfigError, StateError
+from emuiavf.loop import Loop
 from emuiavf.stats import Segment, queue_rows
+from emuiavf.vfio_user.session import DeviceOps
 
-if TYPE_CHECKING:
-    from emuiavf._dma import MemTable
-    from emuiavf.loop import Loop
-    from emuiavf.vfio_user.session import DeviceOps
 
-    class Provider(DeviceOps, Protocol):
-        """A device model's half of a device: what a transport serves, and the device itself."""
+class Provider(DeviceOps, Protocol):
+    """A device model's half of a device: what a transport serves, and the device itself."""
 
-        @property
-        def emu(self) -> EmuDevice: ...
+    @property
+    def emu(self) -> EmuDevice: ...
 
 
 class DataPath(Protocol):
@@ -47,7 +46,7 @@ class Model:
     """
 
     options: OptionTable
-    create: "Callable[[str, dict[str, Any], Loop], Provider]"
+    create: Callable[[str, dict[str, Any], Loop], Provider]
     attach: Callable[[Any, Any], DataPath] | None = None
 
 
@@ -65,7 +64,7 @@ def find_model(driver: str) -> Model:
     return model
 
 
-def allocate(info: DeviceInfo, mem: "MemTable", ops: ProviderOps) -> EmuDevice:
+def allocate(info: DeviceInfo, mem: MemTable, ops: ProviderOps) -> EmuDevice:
     """Make the device `info.name` and its counters; ConfigError when the name is taken."""
     if info.name in _devices:
         raise ConfigError(f"{info.name}: there is a device of that name already")
