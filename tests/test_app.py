@@ -106,15 +106,18 @@ def test_device_on_a_socket_that_is_passed_in(backend: Backend, socket_path: Pat
         assert client.read32(BAR0, 0) == 0
 
 
-def test_stop_leaves_nothing_behind(socket_path: Path) -> None:
-    Backend().stop()
-    before = open_fds()
+def serve_once(socket_path: Path) -> None:
     with Backend() as backend:
         backend.add_device(f"emu_wired0,path={socket_path}")
         backend.add_port("port0,type=fake")
         backend.connect("emu_wired0", "port0")
         backend.start()
         Client(socket_path).close()
+
+
+def test_stop_leaves_nothing_behind(socket_path: Path) -> None:
+    before = open_fds()
+    serve_once(socket_path)
     assert LOG == ["data path closed", "port closed"]
     assert list(socket_path.parent.iterdir()) == []
     assert list(Path("/dev/shm").glob(f"emuiavf-{os.getpid()}-*")) == []
