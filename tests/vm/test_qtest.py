@@ -27,8 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def backend(folder: Path, cache: Path) -> Iterator[BackendProcess]:
     arguments = []
-    for mode in DOORBELLS:
-        arguments += ["--vdev", f"emu_iavf_{mode},path={folder / mode},doorbell={mode},queues=4"]
+    for number, mode in enumerate(DOORBELLS):
+        options = f"path={folder / mode},doorbell={mode},queues=4"
+        arguments += ["--vdev", f"emu_iavf{number},{options}"]
     with BackendProcess(arguments, folder / "backend.log") as process:
         yield process
         assert process.stop() == 0
@@ -356,7 +357,7 @@ def test_a_bad_buffer_is_completed_and_the_next_message_answered(
         flags=regs.AqFlag.BUF | regs.AqFlag.RD | regs.AqFlag.LB,
         opcode=regs.AqOpcode.SEND_MSG_TO_PF,
         datalen=datalen,
-        cookie=Op.VERSION,
+        cookie=500,
         address=address,
     )
     index = mailbox.post(descriptor)

@@ -90,7 +90,10 @@ class QTest:
         while b"\n" not in self._buffer:
             if not select.select([self._socket], [], [], self._timeout_s)[0]:
                 raise QTestError("QEMU does not answer")
-            data = self._socket.recv(65536)
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
             if not data:
                 self.process.wait(5)
                 assert self.process.stdout
