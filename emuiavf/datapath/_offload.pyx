@@ -111,11 +111,11 @@ cdef uint32_t walk_ipv6(const uint8_t *ip, uint32_t room, uint32_t *l3_len) noex
     A fragment header, even of a whole packet, makes a fragment.  A routing header with segments
     left makes KIND_OTHER: the pseudo header has the last destination, which is not in place.
     """
-    cdef uint32_t at = 40, count, size, protocol
+    cdef uint32_t at = 40, _extension, size, protocol
     if room < 40 or ip[0] >> 4 != 6:
         return KINDS
     protocol = ip[6]
-    for count in range(MAX_EXTENSIONS + 1):
+    for _extension in range(MAX_EXTENSIONS + 1):
         l3_len[0] = at
         if protocol == IP_FRAGMENT:
             return KIND_FRAGMENT
@@ -475,7 +475,10 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
         mask &= mask - 1
         if not frame.flags & FRAME_PARSED and not parse_plain(frame):
             parse_any(frame)
-        if hena and not frame.flags & FRAME_HASHED:
+        # Not remembered from an earlier destination: its key was another.
+        frame.flags &= ~<uint32_t>FRAME_HASHED
+        frame.hash = 0
+        if hena:
             hash_of(frame, key, hena)
         if frame.num_segs == 0 and not frame.flags & FRAME_ASK_TSO:
             settle(frame, judge)
