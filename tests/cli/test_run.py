@@ -48,6 +48,27 @@ def test_signal_ends_it_quickly_and_cleanly(path: Path, number: signal.Signals) 
     assert took_s < 1.0
 
 
+@pytest.mark.parametrize("idle", ["busy", "adaptive"])
+def test_iavf_devices_with_workers_end_as_quickly(path: Path, idle: str) -> None:
+    paths = [f"{path}{i}" for i in range(2)]
+    vdevs = [f"--vdev=emu_iavf{i},path={paths[i]},mac=52:54:00:00:00:0{i}" for i in range(2)]
+    with (
+        Running(
+            *vdevs, "--connect=emu_iavf0,emu_iavf1", "--workers=2", f"--idle={idle}"
+        ) as backend,
+        Client(paths[0]) as client,
+        Client(paths[1]),
+    ):
+        identity = client.region_read(7, 0, 4)
+        before = time.monotonic()
+        code, _, err = backend.end(signal.SIGTERM)
+        took_s = time.monotonic() - before
+    assert (identity, code, segments_of(backend.pid)) == (b"\x86\x80\x89\x18", 0, [])
+    assert list(path.parent.iterdir()) == []
+    assert "Traceback" not in err
+    assert took_s < 1.0
+
+
 def test_every_log_line_is_one_event(path: Path) -> None:
     with Running("--vdev", f"emu_scratch0,path={path}") as backend:
         _, _, err = backend.end(signal.SIGTERM)
