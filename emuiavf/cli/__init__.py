@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             own.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     try:
-        code = int(args.run(args))
-        sys.stdout.flush()
-        return code
+        return int(args.run(args))
     except ConfigError as error:
         print(f"emuiavf: {error}", file=sys.stderr)
         return EXIT_CONFIG

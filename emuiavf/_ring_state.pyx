@@ -1,1 +1,0 @@
-"""Shows the enums of _ring_state.pxd to Python."""
