@@ -1,0 +1,48 @@
+"""Base of the ports: an endpoint with a counter row per direction."""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from emuiavf._atomic cimport add_relaxed_u64
+from emuiavf.datapath._endpoint cimport Endpoint
+from emuiavf.datapath._frame cimport (
+    FRAME_BROADCAST, FRAME_MULTICAST, ROW_COUNTERS, RX_BROADCAST, RX_BYTES, RX_MULTICAST,
+    RX_UNICAST, Frame,
+)
+
+
+cdef class Port(Endpoint):
+    cdef object _rows
+    # Frames that came to this port (RX_COUNTERS): several workers may write it.
+    cdef uint64_t *rx_row
+    # Frames that this port brought in (TX_COUNTERS): its source's worker alone.
+    cdef uint64_t *tx_row
+
+
+# What one put() counts, before it is added to the row.
+cdef struct Tally:
+    bint used
+    uint64_t counts[16]
+
+
+cdef inline void tally_frame(Tally *tally, const Frame *frame) noexcept nogil:
+    """A frame came to the port, whatever becomes of it."""
+    cdef int column = RX_UNICAST
+    if not tally.used:
+        memset(tally.counts, 0, sizeof(tally.counts))
+        tally.used = True
+    if frame.flags & FRAME_BROADCAST:
+        column = RX_BROADCAST
+    elif frame.flags & FRAME_MULTICAST:
+        column = RX_MULTICAST
+    tally.counts[column] += 1
+    # Counted with the FCS, as everywhere on the receiving side.
+    tally.counts[RX_BYTES] += frame.len + 4
+
+
+cdef inline void tally_flush(Tally *tally, uint64_t *row) noexcept nogil:
+    cdef int column
+    if tally.used:
+        for column in range(ROW_COUNTERS):
+            if tally.counts[column]:
+                add_relaxed_u64(row + column, tally.counts[column])
