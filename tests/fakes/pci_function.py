@@ -1,5 +1,6 @@
 """A PCI function with nothing in it, for tests of the transport."""
 
+import errno
 import os
 import threading
 from collections.abc import Sequence
@@ -84,6 +85,8 @@ class PciFunction:
     def trigger_irqs(self, index: int, vectors: Sequence[int]) -> None:
         self._called("trigger_irqs", index, list(vectors))
         for vector in vectors:
+            if (index, vector) not in self.fds:
+                raise PeerError(f"vector {vector} has no eventfd", errno.ENOENT)
             os.eventfd_write(self.fds[index, vector], 1)
 
     def mask_irqs(self, index: int, vectors: Sequence[int], masked: bool) -> None:

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emuiavf.vfio_user.codec import Codec, FramingError, Message, encode, encode_error
@@ -142,6 +142,7 @@ def test_encode_error_is_a_header_with_an_errno_never_zero(errno: int, sent: int
     assert encode_error(0x53, 5, errno) == expected[:12] + sent.to_bytes(4, "little")
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=64), max_size=8), st.data())
 def test_any_stream_comes_out_as_it_went_in(payloads: list[bytes], data: st.DataObject) -> None:
     codec = Codec()

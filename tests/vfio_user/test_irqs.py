@@ -133,6 +133,10 @@ def test_trigger_by_bytes_fires_where_a_byte_is_set(exchange: Exchange, ops: Pci
     assert ops.calls[-1] == ("trigger_irqs", MSIX, [5, 7])
 
 
+def test_trigger_of_a_vector_without_eventfd_is_enoent(exchange: Exchange) -> None:
+    assert refused(exchange, body(NONE | TRIGGER, MSIX, 3, 1)) == errno.ENOENT
+
+
 @pytest.mark.parametrize(("action", "masked"), [(MASK, True), (UNMASK, False)])
 def test_mask_and_unmask_reach_the_device(
     exchange: Exchange, ops: PciFunction, action: int, masked: bool
