@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +15,7 @@ Results = dict[str, float]
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, str | float]:
     """Where numbers come from: without it they cannot be compared."""
     names = [
         line.partition(":")[2].strip()
@@ -32,6 +32,7 @@ def machine() -> dict[str, str | int]:
         "cpu": names[0] if names else platform.machine(),
         "cpus": os.cpu_count() or 1,
         "kernel": platform.release(),
+        "load": os.getloadavg()[0],
         "commit": commit.stdout.strip() or "unknown",
     }
 
@@ -61,6 +62,3 @@ def show(title: str, results: Results, meaning: Mapping[str, str], as_json: bool
         print(json.dumps({"bench": title, **machine(), "results": rounded}))
     else:
         Console().print(table(title, results, meaning))
-
-
-Bench = Callable[[argparse.Namespace], Results]
