@@ -87,12 +87,25 @@ cdef void _gather_out(Gather *gather, Out *out, uint32_t count, Csum *csum) noex
         count -= now
 
 
-cdef inline void _store_csum(uint8_t *field, const Csum *csum, uint8_t l4_proto) noexcept nogil:
+cdef void _patch(const Segment *into, uint32_t offset, const uint8_t *src,
+                 uint32_t count) noexcept nogil:
+    """Overwrite bytes already written.  With inserted tags a header can reach into piece two."""
+    cdef uint32_t i
+    for i in range(count):
+        while offset >= into.len:
+            offset -= into.len
+            into += 1
+        into.data[offset] = src[i]
+        offset += 1
+
+
+cdef inline void _patch_csum(const Segment *into, uint32_t offset, const Csum *csum,
+                             uint8_t l4_proto) noexcept nogil:
     cdef uint16_t value = <uint16_t>~csum_fold(csum)
     # RFC 768: a computed zero is sent as all ones, zero means "no checksum".
     if value == 0 and l4_proto == L4_UDP:
         value = 0xFFFF
-    memcpy(field, &value, 2)
+    _patch(into, offset, <const uint8_t *>&value, 2)
 
 
 cdef uint32_t _crc_pieces(const Segment *into, uint32_t start, uint32_t end) noexcept nogil:
@@ -128,9 +141,9 @@ cdef uint32_t _emit_sctp(Frame *frame, uint32_t strip, Segment *into, uint32_t s
     _gather_out(&gather, &out, frame.len - frame.head_len, NULL)
     crc = _crc_pieces(into, start - strip, end - strip)
     if frame.flags & FRAME_ASK_L4_CSUM:
-        memcpy(into.data + field - strip, &crc, 4)
+        _patch(into, field - strip, <const uint8_t *>&crc, 4)
         return FRAME_L4_GOOD
-    memcpy(into.data + field - strip, &sent, 4)
+    _patch(into, field - strip, <const uint8_t *>&sent, 4)
     return FRAME_L4_GOOD if crc == sent else FRAME_L4_BAD
 
 
@@ -178,8 +191,7 @@ cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge
     # Behind the IP packet: Ethernet padding, which no checksum covers.
     _gather_out(&gather, &out, frame.len - end, NULL)
     if ask:
-        # The field is in the head, so in the first piece.
-        _store_csum(into.data + field - strip, &csum, frame.l4_proto)
+        _patch_csum(into, field - strip, &csum, frame.l4_proto)
         return FRAME_L4_GOOD
     return FRAME_L4_GOOD if csum_fold(&csum) == 0xFFFF else FRAME_L4_BAD
 
@@ -198,5 +210,5 @@ cdef void emit_segment(Frame *frame, uint32_t at, Gather *gather, uint32_t strip
     frame_pseudo(frame, length - l4 + payload, &csum)
     csum_add(&csum, header + l4, length - l4)
     _gather_out(gather, &out, payload, &csum)
-    _store_csum(into.data + l4 - strip + (6 if frame.l4_proto == L4_UDP else 16), &csum,
+    _patch_csum(into, l4 - strip + (6 if frame.l4_proto == L4_UDP else 16), &csum,
                 frame.l4_proto)
