@@ -1,0 +1,92 @@
+"""The demo: a backend with two connected VFs here, our own driver on both in another process.
+
+They share nothing but the sockets and what goes over them; see `guest.pair` for the other half.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from emuiavf.app import Backend
+from emuiavf.errors import EmuIavfError
+from emuiavf.guest.pair import Plan
+
+DEVICES = ("emu_iavf0", "emu_iavf1")
+MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+STOP_S = 5.0
+
+
+class DemoError(EmuIavfError):
+    """The guest process failed; the text is the last thing it said."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """`size` is the length of each frame without FCS, `queues` and `workers` are numbers."""
+
+    seconds: float = 3.0
+    size: int = 64
+    queues: int = 1
+    workers: int = 1
+    inject: str = ""
+
+
+Directions = list[dict[str, Any]]
+
+
+def run_demo(options: DemoOptions, progress: Callable[[Directions], None]) -> Directions:
+    """Run it all; one row per direction: the fields of `guest.traffic.Report`, rates, `clean`.
+
+    `progress` gets such rows several times a second.  DemoError when the guests fail.
+    """
+    with tempfile.TemporaryDirectory(prefix="emuiavf-") as folder:
+        paths = tuple(str(Path(folder, f"{name}.sock")) for name in DEVICES)
+        with Backend(options.workers) as backend:
+            for name, path, mac in zip(DEVICES, paths, MACS, strict=True):
+                backend.add_device(f"{name},path={path},mac={mac},queues={options.queues}")
+            backend.connect(*DEVICES)
+            backend.start()
+            plan = Plan(
+                (paths[0], paths[1]), options.seconds, options.size, options.queues, options.inject
+            )
+            with _guests(plan) as lines:
+                return _watch(lines, progress)
+
+
+def _watch(lines: Iterator[str], progress: Callable[[Directions], None]) -> Directions:
+    for line in lines:
+        news = json.loads(line)
+        rows: Directions = news["directions"]
+        for number, row in enumerate(rows):
+            row["from"], row["to"] = DEVICES[number], DEVICES[1 - number]
+        if news["final"]:
+            return rows
+        progress(rows)
+    raise DemoError("the guests ended without a result")
+
+
+@contextmanager
+def _guests(plan: Plan) -> Iterator[Iterator[str]]:
+    """The guest process; yields its lines.  It is gone when this ends, whatever happens."""
+    command = [sys.executable, "-m", "emuiavf.guest.pair", json.dumps(asdict(plan))]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            yield iter(process.stdout)
+        except DemoError:
+            said = process.stderr.read().strip().splitlines()
+            raise DemoError(said[-1] if said else "the guests ended without a word") from None
+        finally:
+            try:
+                process.wait(0 if sys.exc_info()[0] else STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
