@@ -76,25 +76,22 @@ def _run_live(options: DemoOptions) -> Directions:
 
 
 def _table(title: str, rows: Directions) -> Table:
-    table = Table("direction", title=title, title_justify="left")
-    columns = ("frames", "Mframes/s", "Gb/s", "p50 us", "p99 us", "lost", "reordered", "corrupted")
-    for column in columns:
-        table.add_column(column, justify="right")
+    """One column per direction: fits a terminal of 80 columns."""
+    table = Table("received", title=title, title_justify="left")
     for row in rows:
-        table.add_row(
-            f"{row['from']} > {row['to']}",
-            f"{row['received']:,}",
-            f"{row['mpps']:.2f}",
-            f"{row['gbps']:.2f}",
-            f"{row['latency_p50_us']:.1f}",
-            f"{row['latency_p99_us']:.1f}",
-            *(_fault(row[column]) for column in ("lost", "reordered", "corrupted")),
-        )
+        table.add_column(f"{row['from']} > {row['to']}", justify="right")
+    table.add_row("frames", *(f"{row['received']:,}" for row in rows))
+    table.add_row("million frames/s", *(f"{row['mpps']:.2f}" for row in rows))
+    table.add_row("Gb/s", *(f"{row['gbps']:.2f}" for row in rows))
+    table.add_row("latency p50, us", *(f"{row['latency_p50_us']:.1f}" for row in rows))
+    table.add_row("latency p99, us", *(f"{row['latency_p99_us']:.1f}" for row in rows))
+    for fault in ("lost", "reordered", "corrupted"):
+        table.add_row(fault, *(_fault(row[fault]) for row in rows))
     return table
 
 
 def _fault(count: int) -> str:
-    return f"[red]{count:,}[/]" if count else "0"
+    return f"[bold red]{count:,}[/]" if count else "0"
 
 
 def _clean(rows: Directions) -> bool:

@@ -191,11 +191,6 @@ class VfDriver:
         """What the PF can do with VLAN tags; RequestRefused without Cap.VLAN_V2."""
         return VlanCaps.decode(self.channel.request(Op.GET_OFFLOAD_VLAN_V2_CAPS))
 
-    def flush(self) -> None:
-        """Ring every doorbell that traps."""
-        for queue in self.queues:
-            queue.flush()
-
     @property
     def doorbells_mapped(self) -> bool:
         """Whether a doorbell is a store into shared memory instead of a message."""

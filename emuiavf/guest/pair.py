@@ -81,8 +81,12 @@ class Pair:
         ]
 
     def _flush(self) -> None:
-        for vf in self._vfs:
-            vf.flush()
+        """Doorbells as messages: buffers first, they must be there before what fills them."""
+        queues = [queue for vf in self._vfs for queue in vf.queues]
+        for queue in queues:
+            queue.flush_rx()
+        for queue in queues:
+            queue.flush_tx()
 
 
 def run(plan: Plan, progress: Callable[[list[Report]], None]) -> list[Report]:

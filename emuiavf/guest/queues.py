@@ -35,20 +35,22 @@ class QueuePair:
         tx_tail, rx_tail = (bar.word(offset) for offset in tails)
         self.tx = TxRing(index, self._tx_ring, tx_buffers, ring_len, buf_size, tx_tail)
         self.rx = RxRing(index, self._rx_ring, rx_buffers, ring_len, buf_size, rx_tail)
-        self._sent_tails = (0, 0)
-        self.flush()
+        self._sent_rx = self._sent_tx = 0
+        self.flush_rx()
 
     def send(self, frames: Iterable[bytes | TxFrame]) -> int:
-        """Send frames until the ring is full; returns how many it took."""
-        todo = [TxFrame(frame) if isinstance(frame, bytes) else frame for frame in frames]
+        """Send frames until the ring is full; returns how many it took.
+
+        Every frame is reported done, so that its room comes back without a frame behind it.
+        """
         count = 0
-        for count, frame in enumerate(todo, 1):
-            last = count == len(todo)
-            if not self.tx.put(frame.data, frame.fields, frame.context, report=last):
-                count -= 1
+        for frame in frames:
+            asked = TxFrame(frame) if isinstance(frame, bytes) else frame
+            if not self.tx.put(asked.data, asked.fields, asked.context, report=True):
                 break
+            count += 1
         self.tx.ring_doorbell()
-        self.flush()
+        self.flush_tx()
         return count
 
     def receive(self, limit: int = 256) -> list[Frame]:
@@ -58,25 +60,28 @@ class QueuePair:
             frames.append(Frame.from_descriptor(taken[0], self.index, *taken[1:]))
         if frames:
             self.rx.rearm()
-            self.flush()
+            self.flush_rx()
         return frames
 
-    def flush(self) -> None:
-        """Send the tails that have changed as messages, where doorbells trap."""
-        tails = (self.tx.tail, self.rx.tail)
-        if not self.rx.mapped and tails[1] != self._sent_tails[1]:
-            self._bar.write32(regs.QRX_TAIL1.at(self.index), tails[1], posted=True)
-        if not self.tx.mapped and tails[0] != self._sent_tails[0]:
-            self._bar.write32(regs.QTX_TAIL1.at(self.index), tails[0], posted=True)
-        self._sent_tails = tails
+    def flush_rx(self) -> None:
+        """Where doorbells trap: tell the device of posted buffers, and see it told."""
+        if not self.rx.mapped and self.rx.tail != self._sent_rx:
+            self._bar.write32(regs.QRX_TAIL1.at(self.index), self.rx.tail)
+            self._sent_rx = self.rx.tail
+
+    def flush_tx(self) -> None:
+        """Where doorbells trap: tell the device of frames to send, without waiting."""
+        if not self.tx.mapped and self.tx.tail != self._sent_tx:
+            self._bar.write32(regs.QTX_TAIL1.at(self.index), self.tx.tail, posted=True)
+            self._sent_tx = self.tx.tail
 
     def rewind(self) -> None:
         """Start over with empty rings and every buffer posted; the device must not use them."""
         self.tx.reset()
         self.rx.reset()
         # A reset has zeroed the device's copy, whatever was sent before it.
-        self._sent_tails = (-1, -1)
-        self.flush()
+        self._sent_rx = self._sent_tx = 0
+        self.flush_rx()
 
     def config(self, vsi_id: int, max_pkt_size: int) -> QueuePairConfig:
         """This pair's element of CONFIG_VSI_QUEUES."""

@@ -1,0 +1,87 @@
+"""`emuiavf demo` as a user runs it: its exit code, its report, and that it sees damage."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+def demo(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "emuiavf", "demo", "--seconds", "0.3", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def result(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert run.stderr == ""
+    parsed: dict[str, Any] = json.loads(run.stdout)
+    return parsed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--size", "64"),
+        ("--size", "1518", "--queues", "2"),
+        ("--size", "9000", "--queues", "4", "--workers", "2"),
+    ],
+    ids=" ".join,
+)
+def test_demo_loses_nothing_and_exits_0(options: tuple[str, ...]) -> None:
+    run = demo("--json", *options)
+
+    found = result(run)
+    assert run.returncode == 0
+    assert found["ok"]
+    assert [(one["from"], one["to"]) for one in found["directions"]] == [
+        ("emu_iavf0", "emu_iavf1"),
+        ("emu_iavf1", "emu_iavf0"),
+    ]
+    for one in found["directions"]:
+        assert (one["lost"], one["reordered"], one["corrupted"]) == (0, 0, 0)
+        assert one["received"] == one["sent"] > 100
+        assert min(one["mpps"], one["gbps"], one["latency_p50_us"], one["latency_p99_us"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("inject", "fault"), [("flip", "corrupted"), ("skip", "lost")])
+def test_demo_sees_one_bad_frame_and_exits_1(inject: str, fault: str) -> None:
+    run = demo("--json", "--inject", inject)
+
+    found = result(run)
+    assert run.returncode == 1
+    assert not found["ok"]
+    faults = {key: found["directions"][0][key] for key in ("lost", "reordered", "corrupted")}
+    assert faults == {"lost": 0, "reordered": 0, "corrupted": 0, fault: 1}
+
+
+@pytest.mark.slow
+def test_demo_on_one_cpu_is_clean() -> None:
+    run = subprocess.run(
+        ["taskset", "-c", "0", sys.executable, "-m", "emuiavf", "demo", "--seconds", "0.3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 lost, 0 reordered, 0 corrupted" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--size", "63"), "--size 63: 64 to 9728"),
+        (("--queues", "17"), "--queues 17: 1 to 16"),
+        (("--workers", "0"), "--workers 0: 1 to 64"),
+        (("--seconds", "-1"), "--seconds -1: more than 0, at most 86400"),
+    ],
+)
+def test_demo_refuses_wrong_options_in_one_line(options: tuple[str, ...], text: str) -> None:
+    run = demo(*options)
+
+    assert run.returncode == 2
+    assert run.stderr == f"emuiavf: {text}\n"
