@@ -32,7 +32,8 @@ LADDER = (
     ("ports",),
     ("iavf",),
     ("guest",),
-    ("app", "demo"),
+    ("app",),
+    ("demo",),
     ("cli",),
     ("__main__", ""),
 )
