@@ -37,7 +37,7 @@ class Bar0:
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes at `offset`; VFINT_ICR01 is clear afterwards when it was among them."""
-        words = range(offset & -_WORD, offset + count, _WORD)
+        words = range(offset & -_WORD, offset + count, _WORD) if count else range(0)
         for at, prepare in self.before_read.items():
             if at in words:
                 prepare()

@@ -105,7 +105,8 @@ class IavfDevice:
             self,
         )
         self._provide_doorbells(max_queues)
-        self._ram = GuestRam(self.emu.mem, self.emu.memory_changed, self._log)
+        # A log of its own: the one line that tells the user what to do must not be left out.
+        self._ram = GuestRam(self.emu.mem, self.emu.memory_changed, GuestLog(_log, name))
         self._make_pci(vectors)
         self._make_vf(VfPolicy(mac=mac), VfLimits(queues, max_queues, vectors))
         loop.add_reader(self.fault_fd, self._on_fault)

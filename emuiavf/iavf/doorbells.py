@@ -44,7 +44,9 @@ class Doorbells:
         self.memory[:] = bytes(regs.DOORBELLS_SIZE)
 
     def close(self) -> None:
-        """Give up the fd; the pages stay until the last view of them is gone."""
+        """Give up fd and views; the pages stay until the last view elsewhere is gone."""
+        self._words.release()
+        self.memory.release()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

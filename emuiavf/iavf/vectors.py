@@ -37,22 +37,23 @@ class Vectors:
         self.count = count
         self._push = push
         self._fds: list[int | None] = [None] * count
-        self._stand_ins: dict[int, int] = {}
+        self._masked: frozenset[int] = frozenset()
+        self._stand_ins: dict[int, int] = {}  # of vectors that are masked and have an eventfd
 
     def replace(self, start: int, fds: Sequence[int | None]) -> None:
         """New eventfds for the vectors from `start`; they are ours from now on, also on error."""
         assert 0 <= start <= self.count - len(fds)
         for vector, fd in enumerate(fds, start):
             old, self._fds[vector] = self._fds[vector], fd
-            if vector not in self._stand_ins:
+            if vector not in self._stand_ins and old != fd:
                 self._push(vector, fd)
+            self._mask(vector)
             if old is not None:
                 os.close(old)
 
     def drop(self) -> None:
-        """No vector has an eventfd or a mask any more."""
+        """No vector has an eventfd any more."""
         self.replace(0, [None] * self.count)
-        self.set_masked(())
 
     def close(self) -> None:
         """Close every eventfd; the data path is gone."""
@@ -64,17 +65,9 @@ class Vectors:
 
     def set_masked(self, masked: Iterable[int]) -> None:
         """Exactly these vectors are masked now; what came meanwhile for the others is sent."""
-        wanted = set(masked)
-        for vector in wanted - self._stand_ins.keys():
-            stand_in = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._stand_ins[vector] = stand_in
-            self._push(vector, stand_in)
-        for vector in self._stand_ins.keys() - wanted:
-            stand_in = self._stand_ins.pop(vector)
-            self._push(vector, self._fds[vector])
-            if _drain(stand_in):
-                self.trigger((vector,))
-            os.close(stand_in)
+        old, self._masked = self._masked, frozenset(masked)
+        for vector in old ^ self._masked:
+            self._mask(vector)
 
     def pending(self) -> list[int]:
         """The masked vectors that hold an event."""
@@ -89,6 +82,21 @@ class Vectors:
             fd = self._stand_ins.get(vector, self._fds[vector])
             if fd is not None:
                 signal(fd)
+
+    def _mask(self, vector: int) -> None:
+        """Put a stand-in in front of a vector's eventfd, or take it away, as its mask says."""
+        fd = self._fds[vector]
+        wanted = fd is not None and vector in self._masked
+        if wanted and vector not in self._stand_ins:
+            stand_in = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._stand_ins[vector] = stand_in
+            self._push(vector, stand_in)
+        elif not wanted and vector in self._stand_ins:
+            stand_in = self._stand_ins.pop(vector)
+            self._push(vector, fd)
+            if _drain(stand_in):
+                self.trigger((vector,))
+            os.close(stand_in)
 
 
 class MsixVectors(Vectors):

@@ -233,6 +233,59 @@ def test_frame_to_oneself_is_received_and_announced(guest: Guest) -> None:
     assert struct.unpack_from("<QQ", stats.body) == (len(frame) + 4, 1)
 
 
+def test_event_while_disarmed_is_announced_at_the_arming(guest: Guest) -> None:
+    """Trap 29."""
+    guest.negotiate()
+    guest.link_event()
+    guest.start_queue()
+    guest.write32(regs.VFINT_DYN_CTLN1.at(0), 0)
+    guest.transmit(0, frame_to(MAC))
+    wait_for("the writeback", lambda: guest.rx_status(0) & 1)
+    assert select.select([guest.irqs[1]], [], [], 0.02)[0] == []
+    guest.write32(regs.VFINT_DYN_CTLN1.at(0), 0x19)
+    assert select.select([guest.irqs[1]], [], [], DEADLINE_S)[0] == [guest.irqs[1]]
+
+
+def test_software_trigger_raises_an_idle_vector(guest: Guest) -> None:
+    """Trap 30: Linux forces an interrupt when it believes that one was lost."""
+    guest.negotiate()
+    guest.link_event()
+    guest.start_queue()
+    guest.write32(regs.VFINT_DYN_CTLN1.at(0), 0x0100_001D)
+    assert select.select([guest.irqs[1]], [], [], DEADLINE_S)[0] == [guest.irqs[1]]
+
+
+def test_admin_queue_event_fires_vector_zero(guest: Guest) -> None:
+    guest.driver.open()
+    guest.write32(regs.VFINT_DYN_CTL01.offset, 0x19)
+    guest.write32(regs.VFINT_ICR0_ENA1.offset, 1 << 30)
+    guest.rpc(1, struct.pack("<II", 1, 1))
+    assert select.select([guest.irqs[0]], [], [], DEADLINE_S)[0] == [guest.irqs[0]]
+    assert guest.read32(regs.VFINT_DYN_CTL01.offset) & 1 == 0
+
+
+def test_tails_when_a_queue_is_configured_anew(guest: Guest) -> None:
+    """Trap 22: QTX_TAIL starts at 0, QRX_TAIL is kept."""
+    guest.negotiate()
+    guest.link_event()
+    guest.start_queue()
+    guest.transmit(0, frame_to(MAC))
+    wait_for("the writeback", lambda: guest.rx_status(0) & 1)
+    assert guest.rpc(9, struct.pack("<HHII", 1, 0, 1, 1)).status == 0
+    assert guest.configure_queue().status == 0
+    assert guest.read32(regs.QTX_TAIL1.at(0)) == 0
+    assert guest.read32(regs.QRX_TAIL1.at(0)) == RING_LEN - 1
+
+
+def test_reset_clears_what_the_data_path_keeps(guest: Guest) -> None:
+    guest.negotiate()
+    for offset in (regs.VFINT_ITR01.at(0), regs.VFINT_DYN_CTL01.offset, regs.itrn1(1, 2)):
+        guest.write32(offset, 0x2)
+    guest.driver.send(2)
+    for offset in (regs.VFINT_ITR01.at(0), regs.VFINT_DYN_CTL01.offset, regs.itrn1(1, 2)):
+        assert guest.read32(offset) == 0
+
+
 def test_reset_vf_clears_the_admin_queues_and_ends_active(guest: Guest) -> None:
     guest.negotiate()
     guest.link_event()

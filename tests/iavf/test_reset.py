@@ -1,0 +1,95 @@
+"""The reset machine by itself, with a clock that the test turns."""
+
+from collections.abc import Callable
+
+import pytest
+
+from emuiavf.iavf.reset import NOTICE_S, Cause, ResetMachine, ResetState
+
+
+class FakeTimer:
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+    def fire(self) -> None:
+        assert self.callback is not None
+        self.callback()
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.timers: list[tuple[float, FakeTimer]] = []
+        self.machine = ResetMachine(self, self._call_later)
+
+    def _call_later(self, seconds: float, callback: Callable[[], None]) -> FakeTimer:
+        timer = FakeTimer(callback)
+        self.timers.append((seconds, timer))
+        return timer
+
+    def stop_vf(self, cause: Cause) -> None:
+        self.steps.append(f"stop {cause.name}")
+
+    def clear_registers(self) -> None:
+        self.steps.append("clear")
+
+    def activate(self) -> None:
+        self.steps.append("activate")
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_reset_is_done_in_the_order_of_the_reference(rig: Rig, cause: Cause) -> None:
+    rig.machine.perform(cause)
+    assert rig.steps == [f"stop {cause.name}", "clear", "activate"]
+    assert rig.machine.state is ResetState.ACTIVE
+
+
+def test_announced_reset_waits_for_the_driver_to_read(rig: Rig) -> None:
+    rig.machine.announce(Cause.REQUEST_QUEUES)
+    assert rig.machine.state is ResetState.IMPENDING
+    assert rig.steps == []
+    rig.machine.notice_read()
+    assert rig.steps == ["stop REQUEST_QUEUES", "clear", "activate"]
+    assert rig.timers[0][1].callback is None
+
+
+def test_announced_reset_comes_without_the_driver_when_its_time_is_up(rig: Rig) -> None:
+    rig.machine.announce(Cause.HOST)
+    seconds, timer = rig.timers[0]
+    assert seconds == NOTICE_S == 0.020
+    timer.fire()
+    assert rig.steps[0] == "stop HOST"
+
+
+def test_second_announcement_joins_the_first(rig: Rig) -> None:
+    rig.machine.announce(Cause.REQUEST_QUEUES)
+    rig.machine.announce(Cause.HOST)
+    assert len(rig.timers) == 1
+    rig.machine.notice_read()
+    assert rig.steps == ["stop REQUEST_QUEUES", "clear", "activate"]
+
+
+def test_reset_meanwhile_replaces_the_announced_one(rig: Rig) -> None:
+    rig.machine.announce(Cause.REQUEST_QUEUES)
+    rig.machine.perform(Cause.FLR)
+    assert rig.steps == ["stop FLR", "clear", "activate"]
+    assert rig.timers[0][1].callback is None
+    rig.machine.notice_read()
+    assert len(rig.steps) == 3
+
+
+def test_notice_read_without_a_notice_does_nothing(rig: Rig) -> None:
+    rig.machine.notice_read()
+    assert rig.steps == []
+
+
+def test_only_vf_resets_keep_what_the_vf_was_given() -> None:
+    assert [c for c in Cause if c.is_function_level] == [Cause.FLR, Cause.CLIENT, Cause.DISCONNECT]
