@@ -19,17 +19,15 @@ from emuiavf.errors import EmuIavfError
 from emuiavf.vfio_user import wire
 from emuiavf.vfio_user.codec import Codec, Message, encode, encode_error
 from emuiavf.vfio_user.fd_socket import ANCILLARY_SIZE, CTRUNC, RECV_FLAGS, received_fds, send_once
-from emuiavf.vfio_user.wire import Command
 
 _TIMEVAL = struct.Struct("@ll")
-_NAMES = {int(command): command.name for command in Command}
 
 
 class Refused(EmuIavfError):
     """The server answered with an error; `errno` says which."""
 
     def __init__(self, command: int, errno: int) -> None:
-        super().__init__(f"{_NAMES.get(command, f'command {command}')}: {os.strerror(errno)}")
+        super().__init__(f"{wire.command_name(command)}: {os.strerror(errno)}")
         self.command = command
         self.errno = errno
 

@@ -37,12 +37,15 @@ class Connection:
         sock: socket.socket,
         session: Session,
         on_closed: Callable[[str], None],
+        on_refused: Callable[[str], None],
     ) -> None:
+        """`on_refused` gets the reason of each refused command: a client may cause many."""
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
         self._session = session
         self._on_closed = on_closed
+        self._on_refused = on_refused
         self._codec = Codec()
         self._backlog: deque[tuple[memoryview, list[int]]] = deque()
         self._backlog_size = 0
@@ -113,6 +116,9 @@ class Connection:
                 return
         if self._session.finished:
             self.close(self._session.last_error)
+        elif self._session.last_error:
+            self._on_refused(self._session.last_error)
+            self._session.last_error = ""
 
     def _send(self, reply: Reply) -> None:
         sent = 0 if self._backlog else send_once(self._sock, reply.data, reply.fds)

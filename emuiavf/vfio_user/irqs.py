@@ -32,9 +32,9 @@ def set_irqs(ops: IrqOps, counts: Sequence[int], message: Message) -> None:
     """Execute one DEVICE_SET_IRQS; `counts` are the vectors of each interrupt index."""
     request = wire.SetIrqs.decode(message.payload)
     if request.argsz < wire.SetIrqs.SIZE:
-        raise PeerError(f"SET_IRQS: argsz {request.argsz}, at least {wire.SetIrqs.SIZE}")
+        raise PeerError(f"argsz {request.argsz}, at least {wire.SetIrqs.SIZE}")
     if message.truncated:
-        raise PeerError("SET_IRQS: descriptors were lost on the way", errno.EFAULT)
+        raise PeerError("descriptors were lost on the way", errno.EFAULT)
     data, action = _kind(request)
     _check_vectors(request, counts, data, action)
     _check_data(request, message, data)
@@ -54,7 +54,7 @@ def _kind(request: wire.SetIrqs) -> tuple[IrqSet, IrqSet]:
     """The one DATA and the one ACTION flag."""
     data, action = IrqSet(request.flags & _DATA), IrqSet(request.flags & _ACTION)
     if data.bit_count() != 1 or action.bit_count() != 1 or request.flags & ~_KNOWN:
-        raise PeerError(f"SET_IRQS: flags {request.flags:#x}")
+        raise PeerError(f"flags {request.flags:#x}")
     return data, action
 
 
@@ -62,21 +62,20 @@ def _check_vectors(
     request: wire.SetIrqs, counts: Sequence[int], data: IrqSet, action: IrqSet
 ) -> None:
     if request.index >= len(counts):
-        raise PeerError(f"SET_IRQS: interrupt index {request.index}, there are {len(counts)}")
+        raise PeerError(f"interrupt index {request.index}, there are {len(counts)}")
     if request.index in (IrqIndex.ERR, IrqIndex.REQ) and (
         action is not IrqSet.ACTION_TRIGGER or request.count > 1
     ):
-        raise PeerError("SET_IRQS: ERR and REQ have one vector and no mask")
+        raise PeerError("ERR and REQ have one vector and no mask")
     if request.count == 0:
         # Also for an index without vectors: clients switch off what they never used.
         if request.start or data is not IrqSet.DATA_NONE or action is not IrqSet.ACTION_TRIGGER:
-            raise PeerError("SET_IRQS: count 0 is only for NONE and TRIGGER from vector 0")
+            raise PeerError("count 0 is only for NONE and TRIGGER from vector 0")
         return
     num_vectors = counts[request.index]
     if request.count > num_vectors or request.start > num_vectors - request.count:
         raise PeerError(
-            f"SET_IRQS: vectors {request.start}+{request.count} of {num_vectors}, "
-            f"index {request.index}"
+            f"vectors {request.start}+{request.count} of {num_vectors}, index {request.index}"
         )
 
 
@@ -84,18 +83,18 @@ def _check_data(request: wire.SetIrqs, message: Message, data: IrqSet) -> None:
     if data is IrqSet.DATA_BOOL:
         length = len(message.payload) - wire.SetIrqs.SIZE
         if length != request.count:
-            raise PeerError(f"SET_IRQS: {length} bytes for {request.count} vectors")
+            raise PeerError(f"{length} bytes for {request.count} vectors")
     if not message.fds:
         return
     if data is not IrqSet.DATA_EVENTFD or len(message.fds) != request.count:
-        raise PeerError(f"SET_IRQS: {len(message.fds)} descriptors, count {request.count}")
+        raise PeerError(f"{len(message.fds)} descriptors, count {request.count}")
     adopt_eventfds(message.fds)
 
 
 def _set_eventfds(ops: IrqOps, request: wire.SetIrqs, message: Message, action: IrqSet) -> None:
     if action is not IrqSet.ACTION_TRIGGER:
         # Masking INTx through an eventfd: nothing here listens; clients mask by message then.
-        raise PeerError("SET_IRQS: eventfds serve TRIGGER only", errno.ENOTSUP)
+        raise PeerError("eventfds serve TRIGGER only", errno.ENOTSUP)
     fds: Sequence[int | None] = message.take_fds() or [None] * request.count
     ops.set_irq_eventfds(request.index, request.start, fds)
 

@@ -64,11 +64,11 @@ def parse(payload: bytes) -> tuple[wire.Version, Capabilities]:
     if not text:
         return version, Capabilities()
     if text[-1]:
-        raise PeerError("VERSION: the JSON does not end in NUL")
+        raise PeerError("version data does not end in NUL")
     try:
         data = _decoder.decode(text[: text.index(0)])
     except (msgspec.DecodeError, RecursionError) as fault:
-        raise PeerError(f"VERSION: {fault}") from None
+        raise PeerError(f"version data: {fault}") from None
     return version, data.capabilities
 
 
@@ -81,5 +81,5 @@ def agree(payload: bytes) -> bytes:
     """Payload of the reply to a client's VERSION; PeerError when there is no agreement."""
     version, _ = parse(payload)
     if version.major != wire.MAJOR:
-        raise PeerError(f"VERSION: major {version.major}, served is {wire.MAJOR}")
+        raise PeerError(f"major version {version.major}, served is {wire.MAJOR}")
     return offer(min(version.minor, wire.MINOR))

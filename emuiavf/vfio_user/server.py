@@ -116,13 +116,18 @@ class Server:
     def _serve(self, sock: socket.socket) -> None:
         self._report(logging.INFO, "client connected")
         session = Session(self._ops)
-        self._connection = Connection(self._loop, sock, session, self._on_client_gone)
+        self._connection = Connection(
+            self._loop, sock, session, self._on_client_gone, self._on_refused
+        )
 
     def _on_client_gone(self, reason: str) -> None:
         self._connection = None
         self._report(logging.INFO, reason)
         if not self._closed:
             self._wait_for_client()
+
+    def _on_refused(self, reason: str) -> None:
+        self._report(logging.WARNING, reason)
 
     def _report(self, level: int, text: str) -> None:
         """Log, but let no client fill the log."""

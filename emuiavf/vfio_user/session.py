@@ -99,7 +99,7 @@ class Session:
         self.writable = tuple(r.size if r.writable else 0 for r in regions)
         # True: after the reply at hand the connection is to be closed.
         self.finished = False
-        # Why the latest refused message was refused, for the log.
+        # Why a message was refused, for the log; who writes it there clears it.
         self.last_error = ""
         self._rules = NEGOTIATION
         self._attached = False
@@ -149,7 +149,7 @@ class Session:
         self.ops.attached()
 
     def _refuse(self, message: Message, fault: PeerError) -> Reply | None:
-        self.last_error = str(fault)
+        self.last_error = f"{wire.command_name(message.command)} refused: {fault}"
         if self._rules is NEGOTIATION:
             self.finished = True
         if message.flags & wire.NO_REPLY:
@@ -163,9 +163,10 @@ def check_argsz(argsz: int, least: int) -> None:
         raise PeerError(f"argsz {argsz}, at least {least}")
 
 
-def check_range(what: str, address: int, size: int) -> None:
+def check_range(address: int, size: int) -> None:
+    """A range of guest memory is not empty and ends inside the address space."""
     if size == 0 or size > wire.ADDRESS_SPACE - address:
-        raise PeerError(f"{what}: address {address:#x} size {size:#x}")
+        raise PeerError(f"address {address:#x} size {size:#x}")
 
 
 def region_of(session: Session, index: int) -> RegionInfo:
@@ -177,7 +178,7 @@ def region_of(session: Session, index: int) -> RegionInfo:
 
 def on_unknown(session: Session, message: Message) -> bytes:
     """Also the commands that are not served; before VERSION, all but VERSION."""
-    raise PeerError(f"command {message.command} refused")
+    raise PeerError("not served, or not now")
 
 
 def on_version(session: Session, message: Message) -> bytes:
@@ -189,15 +190,15 @@ def on_version(session: Session, message: Message) -> bytes:
 def on_dma_map(session: Session, message: Message) -> bytes:
     request = wire.DmaMap.decode(message.payload)
     check_argsz(request.argsz, wire.DmaMap.SIZE)
-    check_range("DMA_MAP", request.address, request.size)
+    check_range(request.address, request.size)
     if request.size > wire.MAX_DMA_SIZE:
-        raise PeerError(f"DMA_MAP: size {request.size:#x}", errno.ENOSPC)
+        raise PeerError(f"size {request.size:#x}", errno.ENOSPC)
     if request.flags & ~_MAP_FLAGS:
-        raise PeerError(f"DMA_MAP: flags {request.flags:#x}")
+        raise PeerError(f"flags {request.flags:#x}")
     if message.truncated or len(message.fds) > 1:
-        raise PeerError(f"DMA_MAP: {len(message.fds)} descriptors arrived, at most 1")
+        raise PeerError(f"{len(message.fds)} descriptors arrived, at most 1")
     if not message.fds and request.flags & (wire.MapFlag.MMAP | wire.MapFlag.FILE_IO):
-        raise PeerError("DMA_MAP: the flags promise a descriptor")
+        raise PeerError("the flags promise a descriptor")
     prot = DmaProt(request.flags & (wire.MapFlag.READ | wire.MapFlag.WRITE))
     region = MemRegion(request.address, request.size, prot, bool(message.fds))
     fds = message.take_fds()
@@ -209,16 +210,16 @@ def on_dma_unmap(session: Session, message: Message) -> bytes:
     request = wire.DmaUnmap.decode(message.payload)
     check_argsz(request.argsz, wire.DmaUnmap.SIZE)
     if request.argsz > wire.MAX_DATA_XFER:
-        raise PeerError(f"DMA_UNMAP: argsz {request.argsz}, at most {wire.MAX_DATA_XFER}")
+        raise PeerError(f"argsz {request.argsz}, at most {wire.MAX_DATA_XFER}")
     # GET_DIRTY_BITMAP is refused like an unknown flag: DMA logging is never on.
     if request.flags not in (0, wire.UnmapFlag.ALL):
-        raise PeerError(f"DMA_UNMAP: flags {request.flags:#x}")
+        raise PeerError(f"flags {request.flags:#x}")
     if request.flags:
         if request.address or request.size:
-            raise PeerError("DMA_UNMAP: ALL together with a range")
+            raise PeerError("ALL together with a range")
         session.ops.dma_unmap_all()
     else:
-        check_range("DMA_UNMAP", request.address, request.size)
+        check_range(request.address, request.size)
         session.ops.dma_unmap(request.address, request.size)
     return message.payload[: wire.DmaUnmap.SIZE]
 
@@ -262,9 +263,9 @@ def on_get_region_io_fds(session: Session, message: Message) -> bytes:
     request = wire.RegionIoFds.decode(message.payload)
     check_argsz(request.argsz, wire.RegionIoFds.SIZE)
     if request.flags or request.count or request.argsz > wire.MAX_DATA_XFER:
-        raise PeerError(f"GET_REGION_IO_FDS: {request}")
+        raise PeerError(f"{request}")
     if region_of(session, request.index).size == 0:
-        raise PeerError(f"GET_REGION_IO_FDS: region {request.index} does not exist")
+        raise PeerError(f"region {request.index} does not exist")
     return wire.RegionIoFds(wire.RegionIoFds.SIZE, 0, request.index, 0).encode()
 
 
@@ -287,7 +288,7 @@ def on_set_irqs(session: Session, message: Message) -> bytes:
 def on_region_read(session: Session, message: Message) -> bytes:
     payload = message.payload
     if len(payload) < _ACCESS_SIZE:
-        raise PeerError(f"REGION_READ: {len(payload)} bytes")
+        raise PeerError(f"{len(payload)} bytes")
     offset, region, count = wire.REGION_ACCESS.unpack_from(payload)
     check_access(session.readable, offset, region, count)
     if len(payload) > _ACCESS_SIZE:
@@ -296,17 +297,17 @@ def on_region_read(session: Session, message: Message) -> bytes:
         return payload
     data = session.ops.region_read(region, offset, count)
     if len(data) != count:
-        raise PeerError(f"REGION_READ: the device gave {len(data)} of {count} bytes")
+        raise PeerError(f"the device gave {len(data)} of {count} bytes")
     return payload + data
 
 
 def on_region_write(session: Session, message: Message) -> bytes:
     payload = message.payload
     if len(payload) < _ACCESS_SIZE:
-        raise PeerError(f"REGION_WRITE: {len(payload)} bytes")
+        raise PeerError(f"{len(payload)} bytes")
     offset, region, count = wire.REGION_ACCESS.unpack_from(payload)
     if len(payload) - _ACCESS_SIZE != count:
-        raise PeerError(f"REGION_WRITE: {len(payload) - _ACCESS_SIZE} bytes, count {count}")
+        raise PeerError(f"{len(payload) - _ACCESS_SIZE} bytes, count {count}")
     check_access(session.writable, offset, region, count)
     if count:
         session.ops.region_write(region, offset, payload[_ACCESS_SIZE:])
@@ -323,7 +324,7 @@ def check_access(sizes: Sequence[int], offset: int, region: int, count: int) -> 
 
 def on_reset(session: Session, message: Message) -> bytes:
     if not session.description.resettable:
-        raise PeerError("DEVICE_RESET: the device has none")
+        raise PeerError("the device has none")
     session.ops.reset(ResetReason.CLIENT)
     return b""
 

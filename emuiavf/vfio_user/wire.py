@@ -45,6 +45,14 @@ class Command(IntEnum):
     MIG_DATA_WRITE = 18
 
 
+_NAMES: Final = {int(command): command.name for command in Command}
+
+
+def command_name(command: int) -> str:
+    """The name of a command for people, also of one that does not exist."""
+    return _NAMES.get(command, f"command {command}")
+
+
 # Plain integers, not IntFlag: these are looked at in every message.
 TYPE_MASK: Final = 0xF
 TYPE_COMMAND: Final = 0

@@ -44,8 +44,8 @@ class PciFunction:
         absent = RegionInfo()
         bar0 = RegionInfo(BAR0_SIZE, areas=AREAS, fd=self.memfd)
         rom = RegionInfo(2048, writable=False)
-        regions = (bar0, absent, absent, RegionInfo(BAR3_SIZE), absent, absent, rom)
-        regions += (RegionInfo(CONFIG_SIZE), absent)
+        bars = (bar0, absent, absent, RegionInfo(BAR3_SIZE), absent, absent)
+        regions = (*bars, rom, RegionInfo(CONFIG_SIZE), absent)
         return DeviceDescription(regions, (1, 0, MSIX_VECTORS, 1, 1), self.resettable)
 
     def region_read(self, region: int, offset: int, count: int) -> bytes:

@@ -340,6 +340,16 @@ def test_clients_that_fail_in_a_loop_cannot_fill_the_log(
     assert 2 <= len(caplog.records) <= 10
 
 
+def test_reason_of_a_refusal_is_logged_and_no_more_often_than_that(
+    joined: Joined, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        joined.sock.sendall(frame(Command.REGION_READ, struct.pack("<QII", 9, 1, 4)) * 1000)
+        joined.turn(1000)
+    assert caplog.messages[0] == "pair: REGION_READ refused: region 1: offset 0x9 count 4, size 0x0"
+    assert len(caplog.messages) <= 10
+
+
 def test_accept_without_free_descriptors_is_tried_again(
     loop: Loop, ops: PciFunction, tmp_path: Path
 ) -> None:
