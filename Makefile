@@ -47,7 +47,7 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/cython-lint emuiavf
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint emuiavf
 
 debug: $(STAMP)
 	EMUIAVF_DEBUG=1 $(RUN) $(BUILD) --force

@@ -14,7 +14,7 @@ from other threads are carried out there.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -40,6 +40,9 @@ SOCKET_OPTIONS = {
     "path": Option(vdev.text),
     "fd": Option(vdev.integer(0, 1 << 20)),
 }
+
+# How often a thread that waits for control looks whether it is still there.
+_LOOK_S = 0.25
 
 T = TypeVar("T")
 
@@ -88,6 +91,8 @@ class Backend:
         self._devices: dict[str, _Served] = {}
         self._ports: dict[str, _Joined] = {}
         self._thread: threading.Thread | None = None
+        # Whoever runs the loop now.
+        self._control: threading.Thread | None = None
         self._started = False
         self._stopped = False
 
@@ -115,6 +120,7 @@ class Backend:
         """Serve from a thread of its own until `stop`."""
         self._begin()
         self._thread = threading.Thread(target=self._loop.run, name="control", daemon=True)
+        self._control = self._thread
         self._thread.start()
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -123,8 +129,12 @@ class Backend:
         Returns after `interrupt`; `stop` is then still to be called.
         """
         self._begin()
+        self._control = threading.current_thread()
         self._loop.call_soon_threadsafe(on_ready)
-        self._loop.run()
+        try:
+            self._loop.run()
+        finally:
+            self._control = None
 
     def interrupt(self) -> None:
         """End `run`; for signal handlers and other threads."""
@@ -138,6 +148,7 @@ class Backend:
         if self._thread is not None:
             self._loop.stop()
             self._thread.join()
+            self._control = None
         while self._devices:
             self._devices.popitem()[1].close()
         while self._ports:
@@ -231,15 +242,19 @@ class Backend:
         """Carry out `call` where nothing of a device is under way, and pass on what it raises."""
         if self._stopped:
             raise StateError("the backend is stopped")
-        if self._thread is None or threading.current_thread() is self._thread:
+        control = self._control
+        if control is None or control is threading.current_thread():
             return call()
         future: Future[T] = Future()
 
         def carry_out() -> None:
             try:
                 future.set_result(call())
-            except BaseException as error:
+            except Exception as error:
                 future.set_exception(error)
 
         self._loop.call_soon_threadsafe(carry_out)
+        while not wait([future], _LOOK_S).done:
+            if self._control is not control or not control.is_alive():
+                raise StateError("the backend was stopped meanwhile")
         return future.result()

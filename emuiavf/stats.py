@@ -31,8 +31,9 @@ COLUMNS = 16
 ROW_SIZE = 8 * COLUMNS
 
 # Column i of a row, by direction; the compiled code counts by the same indexes.  rx: bytes (with
-# FCS) and frames are those received, discarded ones included, and discards is the sum of the
-# reasons.  tx: bytes (without FCS) and frames are those on the wire, after segmentation.
+# FCS) and frames are those received, discarded ones included; discards is the sum of the reasons
+# and discarded_bytes (with FCS) the discarded part of bytes.  tx: bytes (without FCS) and frames
+# are those on the wire, after segmentation.
 RX_COUNTERS = (
     "bytes",
     "unicast",
@@ -47,6 +48,7 @@ RX_COUNTERS = (
     "bad_address",
     "interrupts",
     "csum_bad",
+    "discarded_bytes",
 )
 TX_COUNTERS = (
     "bytes",
@@ -229,31 +231,23 @@ def eth_stats(segment: Segment | SegmentView) -> EthStats:
 
     For a port, what it took from the guests counts as received, what it gave them as sent.
     """
-    rows = segment.snapshot()
-    rx = _sum(segment.names, rows, RX_COUNTERS)
-    tx = _sum(segment.names, rows, TX_COUNTERS)
-    return EthStats(*rx[:6], *tx[:6])
+    return _sums(segment.names, segment.snapshot())
 
 
 def named(segment: Segment | SegmentView) -> dict[str, int]:
     """All counters by name: those of `ethtool -S`, then the other columns of every row.
 
-    `<row>.packets` and `<row>.bytes` mean what the guest's driver counts under that name: frames
-    of the wire without FCS.
+    `<row>.bytes` means what the guest's driver counts under that name: frames without their FCS,
+    and of those received only what was delivered.
     """
     rows = segment.snapshot()
-    totals = dict(vars(eth_stats(segment)))
+    totals = dict(vars(_sums(segment.names, rows)))
     for name, row in zip(segment.names, rows, strict=True):
-        columns = COUNTERS[_kind(name)]
-        frames = int(row[1]) + int(row[2]) + int(row[3])
-        received = columns is RX_COUNTERS
-        totals[f"{name}.packets"] = int(row[6]) if received else frames
-        totals[f"{name}.bytes"] = int(row[0]) - FCS_SIZE * frames * received
-        totals |= {
-            f"{name}.{column}": int(value)
-            for column, value in zip(columns, row, strict=False)
-            if column not in ("packets", "bytes")
-        }
+        kind = _kind(name)
+        columns = dict(zip(COUNTERS[kind], map(int, row), strict=False))
+        if COUNTERS[kind] is RX_COUNTERS:
+            columns["bytes"] -= columns["discarded_bytes"] + FCS_SIZE * columns["packets"]
+        totals |= {f"{name}.{column}": value for column, value in columns.items()}
     return totals
 
 
@@ -261,9 +255,12 @@ def _kind(row_name: str) -> str:
     return row_name.rpartition("-")[0]
 
 
-def _sum(names: Sequence[str], rows: Table, columns: tuple[str, ...]) -> list[int]:
-    chosen = [COUNTERS[_kind(name)] is columns for name in names]
-    return [int(value) for value in rows[chosen].sum(axis=0)]
+def _sums(names: Sequence[str], rows: Table) -> EthStats:
+    first_six = []
+    for columns in (RX_COUNTERS, TX_COUNTERS):
+        chosen = [COUNTERS[_kind(name)] is columns for name in names]
+        first_six += [int(value) for value in rows[chosen, :6].sum(axis=0)]
+    return EthStats(*first_six)
 
 
 def _tables(memory: mmap.mmap, path: str) -> tuple[tuple[str, ...], Table]:

@@ -10,3 +10,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="6.1,6.12",
         help="kernels of the guests, with commas (default: %(default)s)",
     )
+    group.addoption("--vm-report", help="file for the measured rates, one JSON line per kernel")

@@ -96,6 +96,23 @@ def test_device_added_while_running_is_served(backend: Backend, socket_path: Pat
         assert client.read32(BAR0, 8) == 0xABCD
 
 
+def test_device_added_from_another_thread_is_made_in_the_control_thread(
+    backend: Backend, socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[str] = []
+
+    def create(name: str, options: dict[str, Any], loop: Any) -> ScratchDevice:
+        made_in.append(threading.current_thread().name)
+        return ScratchDevice(name, options, loop)
+
+    monkeypatch.setitem(registry.models, "emu_scratch", replace(MODEL, create=create))
+    backend.start()
+    backend.add_device(f"emu_scratch0,path={socket_path}")
+    with pytest.raises(ConfigError, match="needs either"):
+        backend.add_device("emu_scratch1")
+    assert made_in == ["control"]
+
+
 def test_device_on_a_socket_that_is_passed_in(backend: Backend, socket_path: Path) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(socket_path))
@@ -158,6 +175,7 @@ def test_run_serves_until_interrupted(backend: Backend, socket_path: Path) -> No
     answered: list[int] = []
 
     def visit() -> None:
+        backend.add_port("port0,type=fake")
         with Client(socket_path) as client:
             answered.append(client.read32(BAR0, 0))
         backend.interrupt()

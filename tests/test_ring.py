@@ -3,12 +3,12 @@
 import struct
 
 import pytest
-from emuiavf._ring import Vf
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
+from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig, VlanOffload
 from emuiavf.errors import MemoryFault, StateError

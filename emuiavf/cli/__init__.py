@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             own.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         print(f"emuiavf: {error}", file=sys.stderr)
         return EXIT_CONFIG

@@ -1,4 +1,4 @@
-"""Delivering the bytes of a frame: gathered from head and segments, with the checksums asked for."""
+"""Delivering the bytes of a frame: gathered from head and segments, checksums filled in."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from emuiavf.datapath._frame cimport Frame, Segment

@@ -9,6 +9,7 @@ cdef class SourceRef:
     cdef readonly object owner
     # Which of its endpoint's sources: decides the worker, so it stays the same.
     cdef readonly int index
+
     @staticmethod
     cdef SourceRef of(Source *source, object owner, int index)
 

@@ -6,7 +6,6 @@ Packet types: Intel's table, where IPv4 is 22 + kind and IPv6 is 88 + kind.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
 from emuiavf.datapath._frame cimport (
     FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT, FRAME_HASHED, FRAME_HEAD,
     FRAME_IP_BAD, FRAME_IPV4, FRAME_IPV6, FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_MAX_LEN, FRAME_PARSED,
@@ -112,11 +111,11 @@ cdef uint32_t walk_ipv6(const uint8_t *ip, uint32_t room, uint32_t *l3_len) noex
     A fragment header, even of a whole packet, makes a fragment.  A routing header with segments
     left makes KIND_OTHER: the pseudo header has the last destination, which is not in place.
     """
-    cdef uint32_t at = 40, count, size, protocol
+    cdef uint32_t at = 40, _extension, size, protocol
     if room < 40 or ip[0] >> 4 != 6:
         return KINDS
     protocol = ip[6]
-    for count in range(MAX_EXTENSIONS + 1):
+    for _extension in range(MAX_EXTENSIONS + 1):
         l3_len[0] = at
         if protocol == IP_FRAGMENT:
             return KIND_FRAGMENT
@@ -240,8 +239,8 @@ cdef void parse_any(Frame *frame) noexcept nogil:
             frame.l4_len = (head[l2_len + l3_len + 12] >> 4) * 4
 
 
-cdef int frame_hash(Frame *frame, const ToeplitzKey *key, uint64_t hena) noexcept nogil:
-    """See _offload.pxd.  Fragments and protocols without ports are hashed by address only."""
+cdef inline int hash_of(Frame *frame, const ToeplitzKey *key, uint64_t hena) noexcept nogil:
+    """frame_hash.  Fragments and protocols without ports are hashed by address only."""
     cdef const uint8_t *ip = frame.head + frame.l2_len
     cdef const uint8_t *ports = NULL
     cdef uint32_t kind = <uint32_t>frame.ptype - PTYPE_IPV4
@@ -262,21 +261,30 @@ cdef int frame_hash(Frame *frame, const ToeplitzKey *key, uint64_t hena) noexcep
     return 1
 
 
+cdef int frame_hash(Frame *frame, const ToeplitzKey *key, uint64_t hena) noexcept nogil:
+    """See _offload.pxd."""
+    return hash_of(frame, key, hena)
+
+
+cdef inline uint64_t pseudo_sum(const Frame *frame, uint32_t l4_bytes) noexcept nogil:
+    """Sum of the pseudo header: addresses, length and protocol."""
+    cdef const uint8_t *ip = frame.head + frame.l2_len
+    cdef uint64_t sum
+    if likely(frame.flags & FRAME_IPV4):
+        sum = csum_short(ip + 12, 8)
+    else:
+        sum = csum_short(ip + 8, 32)
+    return csum_plus(sum, <uint64_t>swap_be32(l4_bytes) + swap_be32(L4_IP[frame.l4_proto & 3]))
+
+
 cdef void frame_pseudo(const Frame *frame, uint32_t l4_bytes, Csum *csum) noexcept nogil:
     """See _offload.pxd.  The pseudo header begins at an even offset of what is summed."""
-    cdef const uint8_t *ip = frame.head + frame.l2_len
-    cdef uint64_t part
-    if frame.flags & FRAME_IPV4:
-        part = csum_short(ip + 12, 8)
-    else:
-        part = csum_short(ip + 8, 32)
-    part = csum_plus(part, <uint64_t>swap_be32(l4_bytes) + swap_be32(L4_IP[frame.l4_proto & 3]))
-    csum.sum = csum_plus(csum.sum, part)
+    csum.sum = csum_plus(csum.sum, pseudo_sum(frame, l4_bytes))
 
 
-cdef int frame_l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
-                        uint32_t *field) noexcept nogil:
-    """See _offload.pxd.  A received packet that claims more bytes than there are has no range; one
+cdef inline int l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
+                         uint32_t *field) noexcept nogil:
+    """frame_l4_range.  A received packet that claims more bytes than there are has no range; one
     whose checksum was left to us ends with the frame."""
     cdef const uint8_t *ip = frame.head + frame.l2_len
     cdef uint32_t proto = frame.l4_proto & 3, flags = frame.flags
@@ -312,6 +320,12 @@ cdef int frame_l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
     end[0] = first + size
     field[0] = first + L4_FIELD[proto]
     return 1
+
+
+cdef int frame_l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
+                        uint32_t *field) noexcept nogil:
+    """See _offload.pxd."""
+    return l4_range(frame, start, end, field)
 
 
 cdef inline void fill_ip_csum(uint8_t *ip, uint32_t l3_len) noexcept nogil:
@@ -403,44 +417,53 @@ cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out
     return header
 
 
+cdef uint32_t settle_sctp(Frame *frame, uint32_t start, uint32_t end, uint32_t field) noexcept nogil:
+    """Verdict on SCTP: the CRC covers the packet with its own field as zero."""
+    cdef uint32_t sent = load_u32(frame.head + field), crc
+    store_u32(frame.head + field, 0)
+    crc = crc32c_final(crc32c_add(0xFFFFFFFF, frame.head + start, end - start))
+    if frame.flags & FRAME_ASK_L4_CSUM:
+        sent = crc
+    store_u32(frame.head + field, sent)
+    return FRAME_L4_GOOD if crc == sent else FRAME_L4_BAD
+
+
+cdef uint32_t settle_asked(Frame *frame, uint32_t start, uint32_t end,
+                           uint32_t field) noexcept nogil:
+    cdef uint64_t sum = pseudo_sum(frame, end - start)
+    cdef uint16_t value
+    store_u16(frame.head + field, 0)
+    value = ~csum_fold_u64(csum_plus(sum, csum_short(frame.head + start, end - start)))
+    # RFC 768: a computed zero is sent as all ones, zero means "no checksum".
+    if value == 0 and frame.l4_proto == L4_UDP:
+        value = 0xFFFF
+    store_u16(frame.head + field, value)
+    return FRAME_L4_GOOD
+
+
+cdef inline void settle(Frame *frame, bint judge) noexcept nogil:
+    """frame_settle."""
+    cdef uint32_t start, end, field, flags = frame.flags, verdict = 0
+    if unlikely(flags & FRAME_ASK_IP_CSUM):
+        frame_fill_ip_csum(frame)
+    if ((flags & FRAME_ASK_L4_CSUM or (judge and not flags & (FRAME_L4_GOOD | FRAME_L4_BAD)))
+            and l4_range(frame, &start, &end, &field)):
+        if unlikely(frame.l4_proto == L4_SCTP):
+            verdict = settle_sctp(frame, start, end, field)
+        elif flags & FRAME_ASK_L4_CSUM:
+            verdict = settle_asked(frame, start, end, field)
+        elif likely(csum_fold_u64(csum_plus(
+                pseudo_sum(frame, end - start),
+                csum_short(frame.head + start, end - start))) == 0xFFFF):
+            verdict = FRAME_L4_GOOD
+        else:
+            verdict = FRAME_L4_BAD
+    frame.flags = (flags & ~<uint32_t>(FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM)) | verdict
+
+
 cdef void frame_settle(Frame *frame, bint judge) noexcept nogil:
     """See _offload.pxd."""
-    cdef uint32_t start, end, field, sent, asked = frame.flags & FRAME_ASK_L4_CSUM
-    cdef uint16_t value
-    cdef Csum csum
-    if frame.flags & FRAME_ASK_IP_CSUM:
-        frame_fill_ip_csum(frame)
-    frame.flags &= ~<uint32_t>(FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM)
-    if not asked and (not judge or frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD)):
-        return
-    # The range of a request is judged as one: put its flag back for the question.
-    frame.flags |= asked
-    if not frame_l4_range(frame, &start, &end, &field):
-        frame.flags &= ~<uint32_t>FRAME_ASK_L4_CSUM
-        return
-    frame.flags &= ~<uint32_t>FRAME_ASK_L4_CSUM
-    if unlikely(frame.l4_proto == L4_SCTP):
-        memcpy(&sent, frame.head + field, 4)
-        memset(frame.head + field, 0, 4)
-        start = crc32c_final(crc32c_add(0xFFFFFFFF, frame.head + start, end - start))
-        memcpy(frame.head + field, &start if asked else &sent, 4)
-        frame.flags |= FRAME_L4_GOOD if asked or start == sent else FRAME_L4_BAD
-        return
-    csum_init(&csum)
-    if asked:
-        store_u16(frame.head + field, 0)
-    frame_pseudo(frame, end - start, &csum)
-    csum_add(&csum, frame.head + start, end - start)
-    value = csum_fold(&csum)
-    if asked:
-        value = <uint16_t>~value
-        # RFC 768: a computed zero is sent as all ones, zero means "no checksum".
-        if value == 0 and frame.l4_proto == L4_UDP:
-            value = 0xFFFF
-        store_u16(frame.head + field, value)
-        frame.flags |= FRAME_L4_GOOD
-    else:
-        frame.flags |= FRAME_L4_GOOD if value == 0xFFFF else FRAME_L4_BAD
+    settle(frame, judge)
 
 
 cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
@@ -452,10 +475,13 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
         mask &= mask - 1
         if not frame.flags & FRAME_PARSED and not parse_plain(frame):
             parse_any(frame)
-        if hena and not frame.flags & FRAME_HASHED:
-            frame_hash(frame, key, hena)
+        # Not remembered from an earlier destination: its key was another.
+        frame.flags &= ~<uint32_t>FRAME_HASHED
+        frame.hash = 0
+        if hena:
+            hash_of(frame, key, hena)
         if frame.num_segs == 0 and not frame.flags & FRAME_ASK_TSO:
-            frame_settle(frame, judge)
+            settle(frame, judge)
 
 
 cdef void frame_seed_partial(Frame *frame) noexcept nogil:

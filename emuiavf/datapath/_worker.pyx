@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from emuiavf._atomic cimport (
-    add_u32, cpu_pause, load_acquire_ptr, load_relaxed_u32, load_seq_u32, store_relaxed_u64,
+    add_u32, cpu_pause, load_acquire_ptr, load_relaxed_u32, load_seq_u32,
     store_release_u32, store_seq_ptr, store_seq_u32,
 )
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
@@ -359,12 +359,12 @@ cdef class Worker:
 
         Returns how many of them moved something.
         """
-        cdef uint32_t moved = 0, i
+        cdef uint32_t moved = 0, _turn_number
         cdef uint64_t now
         if not self.state.quiescent:
             raise StateError("the worker runs")
         with nogil:
-            for i in range(turns):
+            for _turn_number in range(turns):
                 now = monotonic_ns()
                 if _turn(&self.state, self.state.plan, now) & 1:
                     moved += 1

@@ -119,6 +119,25 @@ def is_right(probe: _probe.Probe, frame: bytes) -> bool | None:
     return total % 0xFFFF == 0
 
 
+TSO = _probe.ASK_TSO
+L4 = _probe.ASK_L4_CSUM
+
+
+def request(frame: bytes, flags: int, **changes: int) -> _probe.Probe:
+    """A sender's request with lengths and protocol as they are in the bytes, but for `changes`."""
+    known = offload.parse(frame[:128])
+    at = known.l2 + known.l3
+    asked = {
+        "l2_len": known.l2,
+        "l3_len": known.l3,
+        "l4_len": {6: (frame[at + 12] >> 4) * 4 if len(frame) > at + 12 else 0, 17: 8}.get(
+            known.protocol, 0
+        ),
+        "l4_proto": CODE[known.protocol],
+    }
+    return _probe.Probe(frame, flags=flags, **{**asked, **changes})
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_packet_type(name: str) -> None:
     packet, ptype = TYPES[name]
@@ -187,6 +206,53 @@ def test_verdict_ipv4_header_checksum_is_not_judged_when_left_to_us() -> None:
     assert not probe.parse()["flags"] & _probe.IP_BAD
 
 
+SMALL = {name: packet for name, packet in WITH_L4.items() if "tags" not in name} | {
+    "IPv4 SCTP": TYPES["IPv4 SCTP"][0],
+    "IPv6 SCTP": TYPES["IPv6 SCTP"][0],
+}
+
+
+def small(name: str, size: int) -> tuple[bytes, int]:
+    """A frame of SMALL with `size` bytes of payload, and where its checksum lies."""
+    packet = SMALL[name].copy()
+    packet[Raw].load = bytes(range(size))
+    frame = bytes(packet)
+    known = offload.parse(frame)
+    return frame, known.l2 + known.l3 + offload.FIELD[known.protocol]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 31])
+def test_settle_judges_a_frame_in_its_head(name: str, size: int) -> None:
+    frame, field = small(name, size)
+    for data, verdict in ((frame, True), (frame[:field] + b"\1\2" + frame[field + 2 :], False)):
+        probe = _probe.Probe(data)
+        probe.parse()
+        assert probe.settle() == (data, verdict)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 31])
+def test_settle_fills_in_what_was_asked_for(name: str, size: int) -> None:
+    frame, field = small(name, size)
+    width = 4 if "SCTP" in name else 2
+    probe = request(frame[:field] + b"\xa5" * width + frame[field + width :], L4)
+    assert probe.check_request()
+    assert probe.settle() == (frame, True)
+
+
+def test_settle_udp_checksum_of_zero_is_sent_as_all_ones() -> None:
+    frame = bytes(ether() / v4() / udp(chksum=0) / b"\0\0")
+    rest = int.from_bytes(_probe.csum(frame[34:], b"").to_bytes(2, sys.byteorder), "big")
+    probe = _probe.Probe(frame)
+    probe.parse()
+    rest += int.from_bytes(probe.pseudo(len(frame) - 34).to_bytes(2, sys.byteorder), "big")
+    zero = frame[:-2] + (-rest % 0xFFFF).to_bytes(2, "big")
+    asked = request(zero, L4)
+    assert asked.check_request()
+    assert asked.settle()[0][40:42] == b"\xff\xff"
+
+
 @pytest.mark.parametrize("bit", range(64))
 def test_hash_classes(bit: int) -> None:
     for packet, _ptype in TYPES.values():
@@ -214,21 +280,6 @@ def test_fill_ip_csum(name: str) -> None:
 # ---- what senders ask for ----
 
 
-def request(frame: bytes, flags: int, **changes: int) -> _probe.Probe:
-    """A sender's request with lengths and protocol as they are in the bytes, but for `changes`."""
-    known = offload.parse(frame[:128])
-    at = known.l2 + known.l3
-    asked = {
-        "l2_len": known.l2,
-        "l3_len": known.l3,
-        "l4_len": {6: (frame[at + 12] >> 4) * 4 if len(frame) > at + 12 else 0, 17: 8}.get(
-            known.protocol, 0
-        ),
-        "l4_proto": CODE[known.protocol],
-    }
-    return _probe.Probe(frame, flags=flags, **{**asked, **changes})
-
-
 @pytest.mark.parametrize("name", WITH_L4)
 @pytest.mark.parametrize("mss", [0, 300])
 def test_request_accepted(name: str, mss: int) -> None:
@@ -237,8 +288,6 @@ def test_request_accepted(name: str, mss: int) -> None:
 
 
 PLAIN = bytes(ether() / v4() / tcp() / DATA)
-TSO = _probe.ASK_TSO
-L4 = _probe.ASK_L4_CSUM
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def interface(vm: Guest, *, mac: str = "", driver: str = "", timeout_s: float = 
         else f"[ x$(basename $(readlink $d/device/driver)) = x{driver} ]"
     )
     return vm.wait(
-        f"(for d in /sys/class/net/*; do if {want} && [ -e $d/device ]; "
+        f"(for d in /sys/class/net/*; do if [ -e $d/device ] && {want}; "
         "then basename $d; exit 0; fi; done 2>/dev/null; exit 1)",
         timeout_s,
     ).split()[-1]

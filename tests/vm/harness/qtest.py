@@ -1,145 +1,151 @@
-#!/usr/bin/env python3
 """Drive PCI devices of a real QEMU without a guest.
 
-QEMU runs with the qtest accelerator: all devices are there, no CPU executes,
-and the test does what firmware and driver would do: configuration space, BARs,
-port and memory accesses, guest memory.  A QEMU with vfio-user-pci is up in
-less than 0.1 s, so this is the cheap way to try many cases against the real
-vfio-user client.
+QEMU runs with the qtest accelerator: all devices are there, no CPU executes, and the test does
+what firmware and driver would do.  A QEMU with vfio-user-pci is up in 0.1 s.
 
-    with QTest(cache, ["-device", '{"driver": "vfio-user-pci", "addr": "2.0", ...}']) as q:
-        dev = q.pci(2)
-        assert dev.ids() == (0x8086, 0x1889)
-        bar0 = dev.map_bar(0, 0xe0000000)
-        dev.enable()
+    with QTest(cache, vfio_user_device(path, addr="2.0")) as q:
+        device = q.pci(2)
+        assert device.ids() == (0x8086, 0x1889)
+        bar0 = device.map_bar(0, 0xE0000000)
+        device.enable()
         q.read32(bar0 + 0x8800)
 
-An MSI or MSI-X message is a memory write, so its address may be in guest RAM:
-program the vector with a RAM address and wait for the data to appear there.
+An MSI-X message is a memory write, so its address may be in guest RAM: program the vector with a
+RAM address and wait for the data to appear there.
 """
 
-import argparse
-import os
 import select
-import shlex
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.vm.harness.guest import Monitor
+
+LETTERS = {1: "b", 2: "w", 4: "l", 8: "q"}
+CAP_PCIE, CAP_MSIX = 0x10, 0x11
 
 
 class QTestError(Exception):
-    pass
+    """QEMU refused, ended or did not answer."""
 
 
 class QTest:
-    def __init__(self, cache, qemu=(), machine="q35", memory=64, timeout=30):
-        ours, theirs = socket.socketpair()
-        command = [
-            os.path.join(cache, "bin", "qemu-system-x86_64"),
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-run-with",
-            "exit-with-parent=on",
-            "-accel",
-            "qtest",
-            "-machine",
-            machine + ",memory-backend=mem",
-            "-m",
-            "%dM" % memory,
-            "-object",
-            "memory-backend-memfd,id=mem,size=%dM,share=on" % memory,
-            "-chardev",
-            "socket,id=qtest,fd=%d" % theirs.fileno(),
-            "-qtest",
-            "chardev:qtest",
-            "-qtest-log",
-            "none",
-        ]
+    def __init__(
+        self,
+        cache: Path,
+        qemu: Sequence[str] = (),
+        *,
+        machine: str = "q35",
+        memory: int = 64,
+        timeout_s: float = 30,
+        shared: bool = True,
+    ) -> None:
+        self._socket, theirs = socket.socketpair()
+        monitor, qmp = socket.socketpair()
+        self.monitor = Monitor(monitor)
+        command = [str(cache / "bin" / "qemu-system-x86_64"), "-nodefaults", "-no-user-config"]
+        command += ["-display", "none", "-run-with", "exit-with-parent=on", "-accel", "qtest"]
+        command += ["-m", f"{memory}M"]
+        if shared:
+            command += ["-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on"]
+            machine += ",memory-backend=mem"
+        command += ["-machine", machine]
+        command += ["-chardev", f"socket,id=qtest,fd={theirs.fileno()}"]
+        command += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
+        command += ["-chardev", f"socket,id=qmp,fd={qmp.fileno()}", "-qmp", "chardev:qmp"]
         self.process = subprocess.Popen(
             command + list(qemu),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), qmp.fileno()],
         )
         theirs.close()
-        self.socket = ours
-        self.buffer = b""
-        self.timeout = timeout
-        self.interrupts = []  # ("raise" or "lower", line), after intercept()
+        qmp.close()
+        self._buffer = b""
+        self._timeout_s = timeout_s
         try:
             self.command("endianness")
-        except Exception:
+            self.monitor.negotiate(timeout_s)
+        except BaseException:
             self.close()
             raise
 
-    def command(self, text):
+    def command(self, text: str) -> list[str]:
         """Send one command of the qtest protocol; returns the words after OK."""
-        self.socket.sendall(text.encode() + b"\n")
+        self._socket.sendall(text.encode() + b"\n")
         while True:
             words = self._line().split()
-            if words[0] == "IRQ":
-                self.interrupts.append((words[1], int(words[2])))
-            elif words[0] == "OK":
+            if words[0] == "OK":
                 return words[1:]
-            else:
-                raise QTestError("{}: {}".format(text, " ".join(words)))
+            if words[0] != "IRQ":
+                raise QTestError(f"{text}: {' '.join(words)}")
 
-    def _line(self):
-        while b"\n" not in self.buffer:
-            ready = select.select([self.socket], [], [], self.timeout)[0]
-            data = self.socket.recv(65536) if ready else None
+    def _line(self) -> str:
+        while b"\n" not in self._buffer:
+            if not select.select([self._socket], [], [], self._timeout_s)[0]:
+                raise QTestError("QEMU does not answer")
+            try:
+                data = self._socket.recv(65536)
+            except ConnectionResetError:
+                data = b""
             if not data:
-                if data is None:
-                    raise QTestError("QEMU does not answer")
                 self.process.wait(5)
+                assert self.process.stdout
                 raise QTestError("QEMU ended: " + self.process.stdout.read().decode()[:2000])
-            self.buffer += data
-        line, _, self.buffer = self.buffer.partition(b"\n")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()
 
-    def pump(self, seconds=0.01):
-        """Let QEMU's own loop run (event descriptors, timers of the host)."""
-        time.sleep(seconds)
-        self.command("clock_step 1")
-
-    def intercept(self, path="/machine/unattached/device[0]"):
-        self.command("irq_intercept_in " + path)
+    def wait(self, condition: Callable[[], bool], timeout_s: float = 5) -> None:
+        """Until a condition holds; each look lets QEMU's own loop run (eventfds, timers)."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {timeout_s:g} s")
+            time.sleep(0.002)
+            self.command("clock_step 1")
 
     # Ports and memory.  Addresses are guest-physical; BARs are reached so too.
-    def inp(self, port, size=4):
-        return int(self.command("in{} {:#x}".format("bwl"[size.bit_length() - 1], port))[0], 16)
+    def inp(self, port: int, size: int = 4) -> int:
+        return int(self.command(f"in{LETTERS[size]} {port:#x}")[0], 16)
 
-    def out(self, port, value, size=4):
-        self.command("out{} {:#x} {:#x}".format("bwl"[size.bit_length() - 1], port, value))
+    def out(self, port: int, value: int, size: int = 4) -> None:
+        self.command(f"out{LETTERS[size]} {port:#x} {value:#x}")
 
-    def get(self, address, size):
-        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
-        return int(self.command(f"read{letter} {address:#x}")[0], 16)
+    def get(self, address: int, size: int) -> int:
+        return int(self.command(f"read{LETTERS[size]} {address:#x}")[0], 16)
 
-    def put(self, address, value, size):
-        letter = {1: "b", 2: "w", 4: "l", 8: "q"}[size]
-        self.command(f"write{letter} {address:#x} {value:#x}")
+    def put(self, address: int, value: int, size: int) -> None:
+        self.command(f"write{LETTERS[size]} {address:#x} {value:#x}")
 
-    def read32(self, address):
+    def read32(self, address: int) -> int:
         return self.get(address, 4)
 
-    def write32(self, address, value):
+    def write32(self, address: int, value: int) -> None:
         self.put(address, value, 4)
 
-    def read(self, address, size):
+    def read(self, address: int, size: int) -> bytes:
         return bytes.fromhex(self.command(f"read {address:#x} {size:#x}")[0][2:])
 
-    def write(self, address, data):
+    def write(self, address: int, data: bytes) -> None:
         self.command(f"write {address:#x} {len(data):#x} 0x{data.hex()}")
 
-    def pci(self, slot, function=0, bus=0):
+    def pci(self, slot: int, function: int = 0, bus: int = 0) -> "Pci":
         return Pci(self, bus << 16 | slot << 11 | function << 8)
 
-    def close(self):
+    def system_reset(self) -> None:
+        """The machine's reset button; returns when QEMU has done it."""
+        self.monitor.execute("system_reset")
+        self.monitor.wait_event("RESET")
+
+    def close(self) -> str:
+        """End QEMU; returns what it printed."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -147,39 +153,50 @@ class QTest:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        text = self.process.stdout.read().decode(errors="replace")
-        self.process.stdout.close()
-        self.socket.close()
-        return text
+        stdout = self.process.stdout
+        text = ""
+        if stdout and not stdout.closed:
+            text = stdout.read().decode(errors="replace")
+            stdout.close()
+        self._socket.close()
+        self.monitor.close()
+        return "".join(
+            line for line in text.splitlines(True) if "terminating on signal" not in line
+        )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, value, trace):
-        text = self.close()
-        if text and "terminating on signal 15" not in text:
-            sys.stderr.write(text)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        sys.stderr.write(self.close())
 
 
 class Pci:
-    """One PCI function, by way of the configuration ports 0xcf8 and 0xcfc."""
+    """One PCI function, by way of the configuration ports 0xCF8 and 0xCFC."""
 
-    def __init__(self, qtest, place):
-        self.q, self.place = qtest, place
+    def __init__(self, qtest: QTest, place: int) -> None:
+        self.q = qtest
+        self.place = place
+        self.bars: dict[int, int] = {}
 
-    def get(self, offset, size=4):
+    def get(self, offset: int, size: int = 4) -> int:
         self.q.out(0xCF8, 0x80000000 | self.place | offset & 0xFC)
         return self.q.inp(0xCFC + (offset & 3), size)
 
-    def put(self, offset, value, size=4):
+    def put(self, offset: int, value: int, size: int = 4) -> None:
         self.q.out(0xCF8, 0x80000000 | self.place | offset & 0xFC)
         self.q.out(0xCFC + (offset & 3), value, size)
 
-    def ids(self):
+    def ids(self) -> tuple[int, int]:
         value = self.get(0)
         return value & 0xFFFF, value >> 16
 
-    def bar(self, index):
+    def bar(self, index: int) -> tuple[int, bool, bool]:
         """A BAR's (size, is I/O, is 64 bits wide), found as firmware finds it."""
         at = 0x10 + 4 * index
         old = self.get(at)
@@ -192,66 +209,60 @@ class Pci:
             return -(mask & 0xFFFC | 0xFFFF0000) & 0xFFFFFFFF, True, False
         return -(mask & ~0xF) & 0xFFFFFFFF, False, mask & 6 == 4
 
-    def map_bar(self, index, address):
+    def map_bar(self, index: int, address: int) -> int:
         at = 0x10 + 4 * index
-        size, _io, wide = self.bar(index)
+        size, _, wide = self.bar(index)
         if not size or address % size:
-            raise QTestError("BAR %d has size %#x" % (index, size))
+            raise QTestError(f"BAR {index} has size {size:#x}")
         self.put(at, address & 0xFFFFFFFF)
         if wide:
             self.put(at + 4, address >> 32)
+        self.bars[index] = address
         return address
 
-    def enable(self):
-        """Port and memory decoding, bus mastering."""
-        self.put(4, self.get(4, 2) | 7, 2)
+    def enable(self, bits: int = 6) -> None:
+        """Memory decoding and bus mastering, or these bits of COMMAND."""
+        self.put(4, self.get(4, 2) & ~7 | bits, 2)
 
-    def capabilities(self):
+    def capabilities(self) -> dict[int, int]:
         """The capability list as {id: offset}."""
-        out, at = {}, self.get(0x34, 1) if self.get(6, 2) & 16 else 0
-        while at and at not in out.values():
-            out[self.get(at, 1)] = at
+        found: dict[int, int] = {}
+        at = self.get(0x34, 1) if self.get(6, 2) & 16 else 0
+        while at and at not in found.values():
+            found[self.get(at, 1)] = at
             at = self.get(at + 1, 1)
-        return out
+        return found
 
+    def reset_function(self) -> None:
+        """FLR, as the guest asks for it."""
+        control = self.capabilities()[CAP_PCIE] + 8
+        self.put(control, self.get(control, 2) | 0x8000, 2)
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("cache", help="folder that fetch-vm filled")
-    parser.add_argument(
-        "--qemu",
-        action="append",
-        default=[],
-        metavar="ARGS",
-        help="more arguments for QEMU, split as a shell does",
-    )
-    args = parser.parse_args()
-    extra = [word for item in args.qemu for word in shlex.split(item)]
-    began = time.monotonic()
-    with QTest(args.cache, extra) as q:
-        print("# ready after %.3f s" % (time.monotonic() - began), file=sys.stderr)
-        for slot in range(32):
-            dev = q.pci(slot)
-            vendor, device = dev.ids()
-            if vendor != 0xFFFF:
-                bars = [
-                    "%d:%s%#x" % (i, "io " if b[1] else "", b[0])
-                    for i, b in enumerate(map(dev.bar, range(6)))
-                    if b[0]
-                ]
-                print(
-                    "00:{:02x}.0 {:04x}:{:04x} bars {} capabilities {}".format(
-                        slot,
-                        vendor,
-                        device,
-                        " ".join(bars) or "-",
-                        " ".join("{:#x}@{:#x}".format(*pair) for pair in dev.capabilities().items())
-                        or "-",
-                    )
-                )
+    # MSI-X.  The table's BAR must be mapped.
+    def msix_size(self) -> int:
+        return (self.get(self.capabilities()[CAP_MSIX] + 2, 2) & 0x7FF) + 1
 
+    def msix_enable(self, enabled: bool = True, *, masked: bool = False) -> None:
+        at = self.capabilities()[CAP_MSIX] + 2
+        self.put(at, self.get(at, 2) & 0x3FFF | enabled << 15 | masked << 14, 2)
 
-if __name__ == "__main__":
-    main()
+    def _table(self, vector: int) -> int:
+        where = self.get(self.capabilities()[CAP_MSIX] + 4)
+        return self.bars[where & 7] + (where & ~7) + 16 * vector
+
+    def pending(self, vector: int) -> bool:
+        """The vector's bit of the PBA."""
+        where = self.get(self.capabilities()[CAP_MSIX] + 8)
+        at = self.bars[where & 7] + (where & ~7) + 4 * (vector // 32)
+        return bool(self.q.read32(at) >> vector % 32 & 1)
+
+    def msix_vector(self, vector: int, address: int, data: int, *, masked: bool = False) -> None:
+        """Send this vector's message as a write of `data` to `address`."""
+        at = self._table(vector)
+        self.q.write32(at, address & 0xFFFFFFFF)
+        self.q.write32(at + 4, address >> 32)
+        self.q.write32(at + 8, data)
+        self.q.write32(at + 12, int(masked))
+
+    def msix_mask(self, vector: int, masked: bool) -> None:
+        self.q.write32(self._table(vector) + 12, int(masked))

@@ -1,0 +1,11 @@
+"""See _ring_irq.pyx."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from emuiavf._ring_state cimport Vector, VfRun
+from emuiavf.datapath._frame cimport Poller
+
+
+# Something happened that `vector` announces; what cannot be announced now stays waiting.
+cdef void vector_event(VfRun *vf, Vector *vector, uint32_t event, uint64_t now) noexcept nogil
+# Poller.poll of a VF: interval ends, re-armed vectors, software triggers.
+cdef uint64_t vf_poll(Poller *poller, uint64_t now) noexcept nogil

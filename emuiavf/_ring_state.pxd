@@ -1,0 +1,159 @@
+"""What the ring modules share: descriptor bits, and the state of queues, vectors and a VF.
+
+State that must survive the process (RingState) is apart from what only this run needs.  Tails, ITR
+and DYN_CTLN words are memory that the guest also writes: each is read once and judged.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from emuiavf._dma cimport Extent, MemMap
+from emuiavf.datapath._frame cimport FrameSink, Poller, Source
+from emuiavf.datapath._offload cimport ToeplitzKey
+
+
+# Tx descriptor, qword 1 (AVF; reference: E810 datasheet, LAN transmit descriptors).
+cpdef enum TxDesc:
+    TXD_DTYPE_DATA = 0
+    TXD_DTYPE_CONTEXT = 1
+    TXD_DTYPE_DONE = 15
+    TXD_EOP = 0x10
+    TXD_RS = 0x20
+    TXD_IL2TAG1 = 0x80
+    TXD_IIPT_SHIFT = 9
+    TXD_L4T_SHIFT = 12
+    TXD_MACLEN_SHIFT = 16
+    TXD_IPLEN_SHIFT = 23
+    TXD_L4LEN_SHIFT = 30
+    TXD_BUFSZ_SHIFT = 34
+    TXD_L2TAG1_SHIFT = 48
+    TXC_TSO = 0x10
+    TXC_IL2TAG2 = 0x40
+    TXC_MSS_SHIFT = 50
+
+# Rx descriptor, legacy writeback (RXDID 1), qword 1.
+cpdef enum RxDesc:
+    RXD_DD = 0x1
+    RXD_EOF = 0x2
+    RXD_L2TAG1P = 0x4
+    RXD_L3L4P = 0x8
+    RXD_UMBCAST_SHIFT = 9
+    RXD_RSS_VALID = 0x3000
+    RXD_IPE_SHIFT = 22
+    RXD_L4E_SHIFT = 23
+    RXD_PTYPE_SHIFT = 30
+    RXD_LENGTH_SHIFT = 38
+
+# VFINT_DYN_CTL01 / DYN_CTLN1.
+cpdef enum DynCtl:
+    DYN_INTENA = 0x1
+    DYN_SWINT_TRIG = 0x4
+    DYN_ITR_SHIFT = 3
+    DYN_ITR_MASK = 0x18
+    DYN_ITR_NONE = 0x18
+    DYN_INTERVAL_SHIFT = 5
+    DYN_INTENA_MSK = 0x80000000
+
+# Bytes of a descriptor.
+cdef enum:
+    TX_DESC_SIZE = 16
+    RX_DESC_SIZE = 32
+
+
+# Why a queue was stopped.
+cpdef enum Fault:
+    FAULT_NONE
+    FAULT_TAIL
+    FAULT_RING
+    FAULT_ADDRESS
+    FAULT_LENGTH
+    FAULT_TYPE
+    FAULT_CHAIN
+
+
+# One queue's state: flat, no pointers; enough to go on elsewhere.
+cdef struct RingState:
+    uint64_t dma_ring_addr
+    uint32_t ring_len
+    uint32_t head
+    uint32_t configured
+    uint32_t databuffer_size
+    uint32_t max_pkt_size
+    uint32_t writeback
+    uint32_t cursor        # Tx: payload bytes already sent of the frame at head
+    uint32_t generation    # counts configurations
+
+
+# Events that a vector waits to announce.
+cdef enum:
+    EVENT_RX = 1
+    EVENT_TX = 2
+    EVENT_NOW = 4          # no moderation: software trigger, admin queue
+
+
+cdef struct Vector:
+    uint32_t *ctl          # the DYN_CTL word
+    uint32_t *itr[3]       # intervals in 2 us units
+    uint64_t *row          # where interrupts are counted
+    uint64_t last_ns       # of the last interrupt
+    int fd                 # eventfd or -1
+    uint32_t events        # EVENT_* not yet announced, atomic
+    uint32_t rx_itr        # ITR index of each direction, 3 = none
+    uint32_t tx_itr
+
+
+# What put() reads of a VF: immutable, published.
+cdef struct RxSet:
+    uint64_t enabled[4]    # bit per queue
+    uint64_t hena
+    const ToeplitzKey *key
+    uint32_t any
+    uint32_t strip
+    uint8_t lut[64]
+
+
+cdef struct VfRun:
+    FrameSink sink         # first: a FrameSink * is a VfRun *
+    RxSet *rx_set
+    MemMap **map
+    RxRun *rx
+    Vector *vectors
+    uint32_t num_vectors
+    uint32_t num_rx
+    uint32_t bus_master
+    uint32_t judge         # verdicts on L4 checksums wanted
+    uint32_t waiting       # some vector has events it could not announce yet
+    uint64_t next_sweep_ns
+    uint64_t *row
+    Poller *poller
+    int fault_fd
+
+
+cdef struct RxRun:
+    RingState *state
+    uint32_t *tail
+    uint64_t *row
+    Vector *vector         # NULL: no interrupt
+    const MemMap *map      # the hints below belong to it
+    const Extent *ring_hint
+    const Extent *hint
+    uint32_t lock
+    uint32_t fault
+
+
+cdef struct TxRun:
+    Source source          # first: a Source * is a TxRun *
+    RingState *state
+    uint32_t *tail
+    VfRun *vf
+    Vector *vector
+    const MemMap *map
+    const Extent *ring_hint
+    const Extent *hint
+    uint8_t *ring          # host pointer, of this turn
+    uint32_t enabled
+    uint32_t fault
+    uint32_t taken
+
+
+cdef struct VfPoller:
+    Poller poller          # first
+    VfRun *vf

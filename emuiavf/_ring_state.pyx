@@ -1,0 +1,1 @@
+"""Shows the enums of _ring_state.pxd to Python."""

@@ -1,0 +1,32 @@
+"""A guest that is up and does nothing costs next to nothing."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.harness.netns import Namespace
+from tests.vm.harness.rig import Rig
+
+WATCHED_S = 5.0
+ALLOWED = 0.03
+
+
+@pytest.fixture(scope="module")
+def rig(
+    kernel: str, cache: Path, host: Namespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp(f"idle-{kernel}")
+    with Rig(cache, kernel, host, folder, backend=["--idle", "adaptive"]) as ready:
+        yield ready
+
+
+def test_an_idle_backend_uses_three_percent_of_a_core_at_most(rig: Rig) -> None:
+    assert rig.ping(50).clean
+    rig.vm.check("sleep 1")
+    before, began = rig.backend.cpu_seconds(), time.monotonic()
+    rig.vm.check(f"sleep {WATCHED_S:g}")
+    used = (rig.backend.cpu_seconds() - before) / (time.monotonic() - began)
+    assert used <= ALLOWED, f"{used:.1%} of a core"
+    assert rig.ping(50).clean

@@ -1,0 +1,204 @@
+"""What a device goes through in its life: each time it works again within 3 s, and loses nothing.
+
+One guest per kernel lives through all of it, behind a root port so that it can be unplugged.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.vm.harness import measure
+from tests.vm.harness.netns import Namespace
+from tests.vm.harness.rig import MAC, TAP, Rig
+
+# iavf of 6.1 and 6.12 has no reset callbacks: it finds out about a function-level reset from its
+# watchdog, and says so.
+RESET_NOTICED = (r"Hardware reset detected", r"Reset task did not complete")
+OTHER_MAC = "52:54:00:12:34:99"
+AGAIN_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def rig(
+    kernel: str, cache: Path, host: Namespace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rig]:
+    folder = tmp_path_factory.mktemp(f"life-{kernel}")
+    with Rig(cache, kernel, host, folder, queues=4, reboot=True, hotplug=True) as ready:
+        yield ready
+    assert ready.backend_faults() == []
+
+
+Works = Callable[[], None]
+
+
+@pytest.fixture
+def works(rig: Rig) -> Iterator[Works]:
+    """Called after each change: the device works again in time; at the end nothing is lost."""
+
+    def check() -> None:
+        rig.wait_ping(AGAIN_S)
+
+    check()
+    rig.vm.check("dmesg -c > /dev/null")
+    yield check
+    result = rig.ping(100)
+    assert result.clean, result
+    assert measure.complaints(rig.vm, RESET_NOTICED) == []
+
+
+@contextmanager
+def traffic(rig: Rig) -> Iterator[None]:
+    """A flood of the guest in the background."""
+    rig.vm.check(f"ping -n -q -f -s 1000 {rig.net.host} > /dev/null 2>&1 & echo $! > /tmp/flood")
+    try:
+        yield
+    finally:
+        rig.vm.check("kill -9 $(cat /tmp/flood); wait; true")
+
+
+def test_down_and_up_twenty_times(rig: Rig, works: Works) -> None:
+    for _ in range(20):
+        rig.vm.check(f"ip link set {rig.ifname} down && ip link set {rig.ifname} up")
+        rig.wait_carrier(AGAIN_S)
+        works()
+
+
+def test_driver_unloaded_and_loaded_five_times(rig: Rig, works: Works) -> None:
+    for _ in range(5):
+        rig.vm.check("rmmod iavf && modprobe iavf")
+        rig.configure()
+        works()
+
+
+@pytest.mark.parametrize("mtu", [9000, 1500])
+def test_mtu(rig: Rig, works: Works, mtu: int) -> None:
+    rig.set_mtu(mtu)
+    works()
+    result = rig.ping(50, mtu - 28)
+    assert result.clean, result
+
+
+@pytest.mark.parametrize("size", [64, 4096, 512])
+def test_ring_size(rig: Rig, works: Works, size: int) -> None:
+    rig.ethtool(f"-G rx {size} tx {size}")
+    rig.wait_carrier(AGAIN_S)
+    works()
+    assert re.findall(r"^[RT]X:\s+(\d+)", rig.ethtool("-g"), re.M)[2:] == [str(size)] * 2
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+def test_channels(rig: Rig, works: Works, pairs: int) -> None:
+    rig.ethtool(f"-L combined {pairs}")
+    rig.wait_carrier()
+    works()
+    assert re.findall(r"Combined:\s+(\d+)", rig.ethtool("-l"))[1] == str(pairs)
+
+
+def test_indirection_table(rig: Rig, works: Works) -> None:
+    rig.ethtool("-X weight 0 0 1 0")
+    works()
+    before = rig.guest_stats()
+    result = measure.read_ping(
+        rig.host.run(rig.cache / "bin" / "ping", "-n", "-i", "0.005", "-c", "50", rig.net.guest)
+    )
+    assert result.clean, result
+    rig.vm.wait(
+        f"[ $(ethtool -S {rig.ifname} | sed -n 's/.*rx-2.packets: //p') -ge "
+        f"{before['rx-2.packets'] + 50} ]"
+    )
+    rig.ethtool("-X default")
+
+
+def test_mac_change(rig: Rig, works: Works) -> None:
+    for mac in (OTHER_MAC, MAC):
+        rig.vm.check(f"ip link set {rig.ifname} address {mac}")
+        rig.host.run("ip", "neigh", "flush", "dev", TAP)
+        works()
+        assert rig.vm.check(f"cat /sys/class/net/{rig.ifname}/address").strip() == mac
+        assert mac in rig.host.run("ip", "neigh", "show", rig.net.guest)
+
+
+def test_a_hundred_multicast_groups(rig: Rig, works: Works) -> None:
+    loop = "for i in $(seq 1 100); do ip maddr {} 01:00:5e:01:01:$(printf %02x $i) dev {}; done"
+    rig.vm.check(loop.format("add", rig.ifname))
+    works()
+    before = rig.guest_stats()["rx_multicast"]
+    for last in (1, 50, 100):
+        rig.host.run(
+            *(rig.cache / "bin" / "ping", "-n", "-q", "-c", "1", "-W", "0.1"),
+            *("-I", TAP, f"239.1.1.{last}"),
+            check=False,
+        )
+    rig.vm.wait(f"[ $(ethtool -S {rig.ifname} | sed -n 's/.*rx_multicast: //p') -ge {before + 3} ]")
+    rig.vm.check(loop.format("del", rig.ifname))
+    works()
+
+
+@pytest.mark.parametrize("offload", ["on", "off"])
+def test_vlan_interface(rig: Rig, works: Works, offload: str) -> None:
+    rig.ethtool(f"-K rxvlan {offload} txvlan {offload}")
+    rig.host.run("ip", "link", "add", "link", TAP, "name", "vlan5", "type", "vlan", "id", "5")
+    try:
+        rig.host.address("vlan5", "10.77.5.1/24")
+        rig.vm.check(
+            f"ip link add link {rig.ifname} name vlan5 type vlan id 5 && "
+            "ip addr add 10.77.5.2/24 dev vlan5 && ip link set vlan5 up"
+        )
+        rig.vm.wait("ping -n -q -c 1 -W 0.2 10.77.5.1", AGAIN_S)
+        result = measure.ping(rig.vm, "10.77.5.1", 100, 1000)
+        assert result.clean, result
+    finally:
+        rig.host.run("ip", "link", "del", "vlan5")
+        rig.vm.run("ip link del vlan5")
+        rig.ethtool("-K rxvlan on txvlan on")
+
+
+def test_function_level_reset_under_traffic(rig: Rig, works: Works) -> None:
+    with traffic(rig):
+        rig.vm.check(f"echo 1 > /sys/bus/pci/devices/{rig.bdf}/reset")
+    works()
+
+
+def test_bus_mastering_off_and_on_under_traffic(rig: Rig, works: Works) -> None:
+    with traffic(rig):
+        rig.vm.check(f"setpci -s {rig.bdf} COMMAND=0:4")
+        code, _ = rig.vm.run(f"ping -n -q -c 3 -i 0.05 -W 0.2 {rig.net.host}")
+        assert code != 0
+        rig.vm.check(f"setpci -s {rig.bdf} COMMAND=4:4")
+    works()
+
+
+def test_unplugged_and_plugged_again(rig: Rig, works: Works) -> None:
+    rig.vm.monitor.execute("device_del", id="nic0")
+    rig.vm.monitor.wait_event("DEVICE_DELETED", 60)
+    rig.vm.wait("! ls /sys/bus/pci/drivers/iavf/0000:* 2>/dev/null")
+    arguments = {"driver": "vfio-user-pci", "id": "nic0", "bus": "port0"}
+    where = {"type": "unix", "path": str(rig.socket)}
+    rig.vm.monitor.execute("device_add", **arguments, socket=where)
+    rig.configure(60)
+    works()
+
+
+def test_machine_reset_three_times(rig: Rig) -> None:
+    for _ in range(3):
+        rig.vm.monitor.execute("system_reset")
+        rig.vm.wait_ready()
+        rig.configure()
+        rig.wait_ping(AGAIN_S)
+        result = rig.ping(100)
+        assert result.clean, result
+        assert measure.complaints(rig.vm) == []
+
+
+def test_killed_in_traffic_then_a_new_qemu_on_the_same_socket(rig: Rig) -> None:
+    with pytest.raises(Exception, match=r"QEMU ended|Broken pipe"), traffic(rig):
+        rig.vm.kill()
+    rig.vm.close()
+    rig.boot()
+    rig.wait_ping(AGAIN_S)
+    result = rig.ping(100)
+    assert result.clean, result
+    assert measure.complaints(rig.vm) == []
