@@ -4,10 +4,11 @@ They share nothing but the sockets and what goes over them; see `guest.pair` for
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from emuiavf.guest.pair import Plan
 
 DEVICES = ("emu_iavf0", "emu_iavf1")
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
-STOP_S = 5.0
 
 
 class DemoError(EmuIavfError):
@@ -59,34 +59,37 @@ def run_demo(options: DemoOptions, progress: Callable[[Directions], None]) -> Di
                 return _watch(lines, progress)
 
 
-def _watch(lines: Iterator[str], progress: Callable[[Directions], None]) -> Directions:
+def _watch(lines: Iterable[str], progress: Callable[[Directions], None]) -> Directions:
+    """Read to the end: then the guests have left their devices, too."""
+    result: Directions = []
     for line in lines:
         news = json.loads(line)
         rows: Directions = news["directions"]
         for number, row in enumerate(rows):
             row["from"], row["to"] = DEVICES[number], DEVICES[1 - number]
         if news["final"]:
-            return rows
-        progress(rows)
-    raise DemoError("the guests ended without a result")
+            result = rows
+        else:
+            progress(rows)
+    if not result:
+        raise DemoError("the guests ended without a result")
+    return result
 
 
 @contextmanager
-def _guests(plan: Plan) -> Iterator[Iterator[str]]:
+def _guests(plan: Plan) -> Iterator[Iterable[str]]:
     """The guest process; yields its lines.  It is gone when this ends, whatever happens."""
     command = [sys.executable, "-m", "emuiavf.guest.pair", json.dumps(asdict(plan))]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
-    ) as process:
+    # One thread: those that numpy would start take the cores from the worker.
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            yield iter(process.stdout)
-        except DemoError:
+            yield process.stdout
+        except DemoError as error:
             said = process.stderr.read().strip().splitlines()
-            raise DemoError(said[-1] if said else "the guests ended without a word") from None
+            raise DemoError(said[-1] if said else str(error)) from None
         finally:
-            try:
-                process.wait(0 if sys.exc_info()[0] else STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.kill()

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from emuiavf.demo import DemoError, DemoOptions, run_demo
+
 
 def demo(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "emuiavf", "demo", "--seconds", "0.3", *options]
@@ -69,6 +71,21 @@ def test_demo_on_one_cpu_is_clean() -> None:
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 lost, 0 reordered, 0 corrupted" in run.stdout
+
+
+def test_failure_of_the_guests_is_told_in_their_last_words() -> None:
+    with pytest.raises(DemoError, match=r"ValueError: sizes 63\.\.63"):
+        run_demo(DemoOptions(seconds=0.1, size=63), lambda rows: None)
+
+
+def test_progress_is_told_while_frames_go() -> None:
+    seen: list[int] = []
+
+    run_demo(DemoOptions(seconds=0.3), lambda rows: seen.append(rows[0]["received"]))
+
+    assert len(seen) >= 2
+    assert seen == sorted(seen)
+    assert seen[-1] > 0
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_mapped_doorbell_is_stored_where_it_was_mapped(memory: DmaMemory) -> Non
     tx.put(FRAME, 0)
     tx.ring_doorbell()
 
-    assert page[12:16] == b"\x01\0\0\0"
+    assert bytes(page[12:16]) == b"\x01\0\0\0"
     assert tx.mapped
 
 
