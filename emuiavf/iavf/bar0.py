@@ -11,10 +11,10 @@ from emuiavf.iavf.doorbells import Doorbells
 from emuiavf.pci.regs import RegisterFile
 
 _WORD = 4
-
-
-def _is_doorbell(offset: int) -> bool:
-    return any(offset in bank for bank in regs.DOORBELL_BANKS)
+# Written often by guests whose doorbells are not mapped: one look-up for a whole word.
+_DOORBELLS = frozenset(bank.at(i) for bank in regs.DOORBELL_BANKS for i in range(bank.count))
+_DYN_CTLN = regs.VFINT_DYN_CTLN1.offset
+_ICR01 = regs.VFINT_ICR01.offset
 
 
 class Bar0:
@@ -27,29 +27,34 @@ class Bar0:
 
     def __init__(self, doorbells: Doorbells) -> None:
         self.file = RegisterFile(
-            regs.BAR0_SIZE, [r for r in regs.REGISTERS.values() if not _is_doorbell(r.offset)]
+            regs.BAR0_SIZE, [r for r in regs.REGISTERS.values() if r.offset not in _DOORBELLS]
         )
         self.on_write: dict[int, Callable[[], None]] = {}
-        self.before_read: dict[int, Callable[[], None]] = {}
+        self.before_read: dict[int, Callable[[], None]] = {_ICR01: lambda: None}
         self.on_dyn_ctln: Callable[[int, int], None] = lambda vector, value: None
         self.on_doorbell: Callable[[], None] = lambda: None
         self._doorbells = doorbells
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes at `offset`; VFINT_ICR01 is clear afterwards when it was among them."""
+        if offset < regs.DOORBELLS_SIZE:
+            return self._read_doorbells(offset, count)
+        if count == _WORD and offset % _WORD == 0 and offset not in self.before_read:
+            return self.file.read(offset, _WORD)
         words = range(offset & -_WORD, offset + count, _WORD) if count else range(0)
         for at, prepare in self.before_read.items():
             if at in words:
                 prepare()
         data = self.file.read(offset, count)
-        if regs.VFINT_ICR01.offset in words:
+        if _ICR01 in words:
             self.file.set(regs.VFINT_ICR01, 0)
-        if offset < regs.DOORBELLS_SIZE:
-            data = self._read_doorbells(offset, data)
         return data
 
     def write(self, offset: int, data: bytes) -> None:
         """A guest's write; bytes without a register are ignored."""
+        if len(data) == _WORD and offset in _DOORBELLS:
+            self._write_doorbell(offset, int.from_bytes(data, "little"))
+            return
         self.file.write(offset, data)
         end = offset + len(data)
         for at in range(max(offset & -_WORD, regs.DOORBELLS_SIZE), end, _WORD):
@@ -63,27 +68,24 @@ class Bar0:
         """Every register has its reset value; doorbells are cleared by who stops the workers."""
         self.file.reset()
 
-    def _read_doorbells(self, offset: int, data: bytes) -> bytes:
-        """`data` with the parts that lie in a doorbell bank taken from there."""
-        result = bytearray(data)
-        for bank in regs.DOORBELL_BANKS:
-            first, last = max(offset, bank.offset), min(offset + len(data), bank.end)
-            if first < last:
-                result[first - offset : last - offset] = self._doorbells.memory[first:last]
-        return bytes(result)
+    def _read_doorbells(self, offset: int, count: int) -> bytes:
+        """What stands in the shared pages, and behind them as `read`."""
+        data = bytes(self._doorbells.memory[offset : offset + count])
+        if len(data) < count:
+            data += self.read(regs.DOORBELLS_SIZE, count - len(data))
+        return data
 
     def _write_doorbells(self, offset: int, data: bytes) -> None:
-        rung = False
         for bank in regs.DOORBELL_BANKS:
             first, last = max(offset, bank.offset), min(offset + len(data), bank.end)
             for at in range(first & -_WORD, last, _WORD):
-                value = self._merged(at, offset, data)
-                if bank is regs.VFINT_DYN_CTLN1:
-                    self.on_dyn_ctln((at - bank.offset) // _WORD + 1, value)
-                else:
-                    self._doorbells.store(at, value)
-                    rung = True
-        if rung:
+                self._write_doorbell(at, self._merged(at, offset, data))
+
+    def _write_doorbell(self, at: int, value: int) -> None:
+        if at >= _DYN_CTLN:
+            self.on_dyn_ctln((at - _DYN_CTLN) // _WORD + 1, value)
+        else:
+            self._doorbells.store(at, value)
             self.on_doorbell()
 
     def _merged(self, at: int, offset: int, data: bytes) -> int:
