@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from emuiavf.emudev.info import DmaProt, MemRegion, ResetReason, TxQueueConfig
+from emuiavf.emudev.info import DeviceConf, DmaProt, MemRegion, ResetReason, TxQueueConfig
 from emuiavf.errors import ConfigError, PeerError
 from emuiavf.iavf import regs
 from emuiavf.iavf.regs import AqFlag
@@ -671,3 +671,36 @@ def test_reply_ring_in_the_command_ring_ends(bench: Bench) -> None:
         bench.device.emu.mem.write(driver.arq + 32 * index, descriptor.encode())
     bench.write32(regs.ATQT1.offset, 31)
     turn_loop(bench, lambda: bench.read32(regs.ATQH1.offset) == 31)
+
+
+# Lifecycle
+
+
+def test_host_may_change_the_number_of_queue_pairs_before_the_start() -> None:
+    bench = Bench(",queues=4")
+    bench.device.emu.stop()
+    bench.device.emu.configure(DeviceConf(num_queue_pairs=2))
+    bench.device.emu.start()
+    driver = bench.driver()
+    assert struct.unpack_from("<HH", rpc(driver, 3, ALL_CAPS).body) == (1, 2)
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    ("attr", "value"), [("mac", "02:00:00:00:00:01"), ("doorbell", "trap"), ("link", "sideways")]
+)
+def test_attribute_that_is_fixed_or_wrong_is_refused(bench: Bench, attr: str, value: str) -> None:
+    before = bench.device.emu.get_attr(attr)
+    with pytest.raises(ConfigError):
+        bench.device.emu.set_attr(attr, value)
+    assert bench.device.emu.get_attr(attr) == before
+
+
+def test_client_that_leaves_during_the_notice_leaves_nothing_behind(bench: Bench) -> None:
+    driver = bench.driver()
+    negotiate(driver)
+    driver.send(29, struct.pack("<H", 2))
+    bench.device.detached()
+    calls = len(bench.sink.calls)
+    bench.loop.run_once(0.05)
+    assert len(bench.sink.calls) == calls

@@ -1,0 +1,126 @@
+"""The data path of one device in a real engine whose workers do not run: every grace is instant."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from emuiavf.datapath.engine import Engine
+from emuiavf.emudev import registry, vdev
+from emuiavf.emudev.info import (
+    DeviceConf,
+    DmaProt,
+    MemRegion,
+    RssConfig,
+    RxFilter,
+    RxQueueConfig,
+    TxQueueConfig,
+    VectorMap,
+    VlanOffload,
+)
+from emuiavf.errors import MemoryFault, StateError
+from emuiavf.iavf.backend import RingBackend
+from emuiavf.iavf.device import IavfDevice
+from emuiavf.iavf.options import OPTIONS
+from emuiavf.loop import Loop
+
+RAM_SIZE = 1 << 20
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.engine = Engine()
+        args = vdev.parse("emu_iavf8,queues=2,max-queues=2")
+        self.device = IavfDevice(args.name, vdev.resolve(args, OPTIONS), self.loop)
+        self.emu = self.device.emu
+        self.emu.configure(DeviceConf())
+        self.backend = RingBackend(self.device, self.engine)
+        self.emu.start()
+        self.ram = os.memfd_create("guest", os.MFD_CLOEXEC)
+        os.ftruncate(self.ram, RAM_SIZE)
+        region = MemRegion(0, RAM_SIZE, DmaProt.READ | DmaProt.WRITE, True)
+        self.device.dma_map(region, os.dup(self.ram), 0)
+
+    def close(self) -> None:
+        self.device.detached()
+        self.emu.stop()
+        self.backend.close()
+        self.emu.close()
+        registry.release(self.emu)
+        self.engine.stop()
+        self.loop.close()
+        os.close(self.ram)
+
+    def configure(self, index: int = 0, ring: int = 0x1000) -> None:
+        self.emu.configure_tx(TxQueueConfig(index, 64, ring))
+        self.emu.configure_rx(RxQueueConfig(index, 64, ring + 0x1000, 2048, 1534))
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+def test_queues_run_from_enable_to_disable(rig: Rig) -> None:
+    rig.configure()
+    rig.emu.enable_queues(1, 1)
+    vf = rig.backend.endpoint
+    assert (vf.rx_enabled, vf.tx_enabled, len(vf.active_sources())) == (1, 1, 1)
+    rig.emu.disable_queues(1, 1)
+    assert (vf.rx_enabled, vf.tx_enabled, vf.active_sources()) == (0, 0, [])
+
+
+def test_ring_outside_of_memory_is_refused_and_nothing_runs(rig: Rig) -> None:
+    rig.configure(0)
+    rig.configure(1, RAM_SIZE - 0x400)
+    with pytest.raises(MemoryFault):
+        rig.emu.enable_queues(3, 3)
+    assert rig.backend.endpoint.tx_enabled == 0
+
+
+def test_reset_stops_and_forgets_the_queues(rig: Rig) -> None:
+    rig.configure()
+    rig.emu.enable_queues(1, 1)
+    rig.emu.map_vectors((VectorMap(1, 1, 1, 0, 1),))
+    rig.emu.reset()
+    vf = rig.backend.endpoint
+    assert (vf.rx_enabled, vf.tx_enabled) == (0, 0)
+    vf.enable(1, 1)
+    assert (vf.rx_enabled, vf.tx_enabled) == (0, 0)
+
+
+def test_settings_reach_the_data_path(rig: Rig) -> None:
+    rx_filter = RxFilter(frozenset({b"\x02\0\0\0\0\1"}), promisc_multicast=True)
+    rig.emu.set_rx_filter(rx_filter)
+    rig.emu.set_rss(RssConfig(hena=1 << 33))
+    rig.emu.set_vlan_offload(VlanOffload(strip=True))
+    assert rig.backend.endpoint.rx_filter == rx_filter
+
+
+def test_vector_fires_its_eventfd_when_it_is_armed(rig: Rig) -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    rig.device.set_irq_eventfds(2, 0, [fd])
+    rig.backend.raise_vector(0)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(fd)
+    rig.emu.set_bus_master(True)
+    rig.backend.write_dyn_ctl(0, 0x19)
+    assert os.eventfd_read(fd) == 1
+    assert rig.backend.read_dyn_ctl(0) & 1 == 0
+
+
+def test_throttling_interval_is_kept_by_index(rig: Rig) -> None:
+    rig.backend.write_itr(1, 0, 62)
+    assert [rig.backend.read_itr(index, 0) for index in range(3)] == [0, 62, 0]
+
+
+def test_closed_backend_has_left_engine_and_device(rig: Rig) -> None:
+    rig.emu.stop()
+    rig.backend.close()
+    with pytest.raises(StateError):
+        rig.engine.connect(rig.backend.endpoint)
+    rig.backend = RingBackend(rig.device, rig.engine)
+    rig.emu.start()
