@@ -12,8 +12,8 @@ from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_beg
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HASHED, FRAME_IP_BAD,
     FRAME_IPV4, FRAME_IPV6, FRAME_L4_BAD, FRAME_MULTICAST, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST,
-    RX_BYTES, RX_CSUM_BAD, RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF,
-    RX_TOO_LONG, RX_UNICAST, Burst, Frame, FrameSink, Segment,
+    RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS,
+    RX_QUEUE_OFF, RX_TOO_LONG, RX_UNICAST, Burst, Frame, FrameSink, Segment,
 )
 from emuiavf.datapath._offload cimport burst_judge, frame_copy
 from emuiavf._ring_state cimport (
@@ -300,6 +300,7 @@ cdef void rx_discard(RxRun *rx, Batch *batch, Frame *frame, int reason) noexcept
             length = header + (frame.mss if length > frame.mss else length)
             frame.cursor += frame.mss
         rx_account(batch, frame, length)
+        rx.row[RX_DISCARDED_BYTES] += length + 4
     rx.row[RX_DISCARDS] += count
     rx.row[reason] += count
 

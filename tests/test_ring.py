@@ -104,7 +104,7 @@ def test_put_without_room_drops_after_the_hold():
     engine.step(3)
     assert a.tx_done(slot)
     assert b.rows[0][4] == b.rows[0][7] == 1
-    assert (b.rows[0][0], b.rows[0][1]) == (68, 1)
+    assert (b.rows[0][0], b.rows[0][1], b.rows[0][13]) == (68, 1, 68)
 
 
 def test_put_into_disabled_queue_drops_at_once():

@@ -47,6 +47,7 @@ cdef extern from "frame.h" nogil:
         RX_BAD_ADDRESS
         RX_INTERRUPTS
         RX_CSUM_BAD
+        RX_DISCARDED_BYTES
         TX_BYTES
         TX_UNICAST
         TX_MULTICAST
