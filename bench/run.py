@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import bench_control, bench_ring, report
+from bench import bench_control, bench_loop, bench_ring, report
 
-BENCHES = {"ring": bench_ring, "control": bench_control}
+BENCHES = {"ring": bench_ring, "loop": bench_loop, "control": bench_control}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emuiavf.datapath import _probe
@@ -102,7 +102,7 @@ def test_kernels_stay_between_unmapped_pages(kernel: str, fences: tuple[Fenced, 
             assert bytes(dst) == PATTERN[:size]
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.binary(max_size=2000), piece=st.integers(1, 400))
 def test_sum_does_not_depend_on_the_pieces(data: bytes, piece: int) -> None:
     pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
@@ -136,7 +136,7 @@ def test_toeplitz_published_check_vectors(hash_way: str) -> None:
     assert _probe.toeplitz(RSS_KEY, addresses, ports) == 0x51CCC178
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(key=st.binary(min_size=52, max_size=52), data=st.binary(min_size=36, max_size=36))
 def test_toeplitz_agrees_with_the_definition(key: bytes, data: bytes) -> None:
     expected = {

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
@@ -170,7 +170,7 @@ def frames() -> st.SearchStrategy[bytes]:
     return st.one_of(st.builds(change, known, changes, st.integers(0, 600)), st.binary())
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=frames(), head_len=st.integers(0, 128), filler=st.sampled_from([0, 0x11, 0xFF]))
 def test_hostile_frames_agree_with_the_model(data: bytes, head_len: int, filler: int) -> None:
     expected = offload.parse(data[:head_len])
@@ -339,7 +339,7 @@ def test_request_tso_number_and_size_of_segments_are_bounded() -> None:
     assert not request(large, TSO, mss=9728 - 53).check_request()
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=frames(),
     flags=st.integers(0, 7),

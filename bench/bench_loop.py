@@ -1,0 +1,99 @@
+"""Our own driver on one core, the backend's worker on another, every frame numbered and checked.
+
+`self`: one VF that is connected to itself.  `pair`: two VFs, both ways at once, the sum.  Sizes are
+without the FCS.  What is measured is the slower of the two cores, most often that of the guests:
+it fills in, checks and times every frame.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import report
+from bench.backend import serving
+from emuiavf.guest.driver import VfDriver
+from emuiavf.guest.pair import BUF_SIZE, RING_LEN, Pair
+
+SIZES = (64, 1514)
+DEVICES = {"self": 1, "pair": 2}
+DRAIN_S = 2.0
+MEANING = {
+    f"{name}_{size}_{unit}": f"{words}, {size}-byte frames, {text}"
+    for name, words in (("self", "a VF to itself"), ("pair", "VF to VF, both ways"))
+    for size in SIZES
+    for unit, text in (
+        ("mpps", "million frames per second"),
+        ("gbps", "gigabits per second"),
+        ("p99_us", "99% of the frames arrive within, at full load"),
+    )
+}
+
+
+def time_traffic(paths: list[str], size: int, seconds: float) -> tuple[float, float, float]:
+    """Mpps and Gbit/s of all directions together, and the worse p99 latency in us."""
+    with ExitStack() as stack:
+        vfs = [stack.enter_context(VfDriver(path)) for path in paths]
+        for vf in vfs:
+            vf.start(ring_len=RING_LEN, buf_size=BUF_SIZE)
+        pair = Pair(vfs[0], vfs[-1], size=size)
+        pair.run(seconds)
+        done = pair.reports(final=False)
+        pair.traffic.drain(DRAIN_S)
+        if not all(one.clean for one in pair.reports(final=True)):
+            raise RuntimeError(f"frames were lost or damaged: {pair.reports(final=True)}")
+    return (
+        sum(one.mpps for one in done),
+        sum(one.gbps for one in done),
+        max(one.latency_p99_us for one in done),
+    )
+
+
+def run(args: argparse.Namespace) -> report.Results:
+    guest, worker = args.cpus
+    results: report.Results = {}
+    for name, devices in DEVICES.items():
+        with serving(devices, cpus=[worker]) as paths, pinned(guest):
+            for size in SIZES:
+                found = time_traffic(paths, size, args.seconds)
+                for unit, value in zip(("mpps", "gbps", "p99_us"), found, strict=True):
+                    results[f"{name}_{size}_{unit}"] = value
+    return results
+
+
+@contextmanager
+def pinned(cpu: int) -> Iterator[None]:
+    """This thread on one CPU."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cpu_pair(text: str) -> tuple[int, int]:
+    guest, _, worker = text.partition(",")
+    return int(guest), int(worker)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=2.0, help="of traffic per number")
+    parser.add_argument(
+        "--cpus", type=cpu_pair, default=(0, 1), metavar="GUEST,WORKER", help="0,1 without"
+    )
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    arguments(parser)
+    args = parser.parse_args()
+    report.show("loop", run(args), MEANING, args.json)
+
+
+if __name__ == "__main__":
+    main()
