@@ -42,6 +42,7 @@ def guest_mappings() -> int:
 
 @pytest.fixture
 def mem() -> Iterator[MemTable]:
+    gc.collect()  # what earlier tests have left
     fds, mappings = open_fds(), guest_mappings()
     table = MemTable()
     yield table
@@ -332,6 +333,7 @@ def test_unmap_all_forgets_everything(mem: MemTable) -> None:
 
 
 def test_table_that_goes_away_unmaps_everything() -> None:
+    gc.collect()
     before = guest_mappings()
     mem = MemTable()
     map_new(mem, 0, PAGE)
