@@ -710,7 +710,7 @@ class Model(RuleBasedStateMachine):
         self.mem.reclaim()
 
 
-Model.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Model.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestModel = Model.TestCase
 
 
