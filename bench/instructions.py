@@ -22,9 +22,19 @@ from bench.frames import udp4
 from bench.rig import Pair
 
 ROUNDS = 8
-# __pyx_f_7emuiavf_8datapath_8_offload_frame_parse -> frame_parse
-MANGLED = re.compile(r"^__pyx_f_(?:\d+[a-z]+_|\d+_[a-z]+_)+")
+LENGTH = re.compile(r"_(\d+)")
 FUNCTION = re.compile(r"^c?fn=\((\d+)\)(?: (.*))?$")
+
+
+def plain(name: str) -> str:
+    """__pyx_f_7emuiavf_8_ring_rx_rx_put -> rx_put: parts of the path have their length in front."""
+    if not name.startswith("__pyx_"):
+        return name
+    at = part = name.index("_", len("__pyx_"))
+    while match := LENGTH.match(name, at):
+        part = match.end()
+        at = part + int(match[1])
+    return name[at + 1 :] or name[part:]
 
 
 def self_costs(lines: list[str]) -> Counter[str]:
@@ -88,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, report.Results]:
         results = {"all": sum(costs.values()) / frames}
         for name, cost in costs.most_common():
             if cost >= frames:
-                results[MANGLED.sub("", name)] = cost / frames
+                results[plain(name)] = cost / frames
         found[kind] = results
     return found
 

@@ -466,6 +466,42 @@ cdef void frame_settle(Frame *frame, bint judge) noexcept nogil:
     settle(frame, judge)
 
 
+cdef inline uint32_t plain_verdict(const Frame *frame) noexcept nogil:
+    """settle's verdict on a frame of parse_plain: addresses and L4 lie side by side."""
+    cdef const uint8_t *head = frame.head
+    cdef uint32_t size = load_be16(head + 16) - 20, udp_size, protocol = IP_TCP
+    if unlikely(size > frame.len - 34):
+        return 0
+    if frame.l4_proto == L4_UDP:
+        udp_size = load_be16(head + 38)
+        if unlikely(load_u16(head + 40) == 0 or udp_size < 8 or udp_size > size):
+            return 0
+        size = udp_size
+        protocol = IP_UDP
+    elif unlikely(size < 20):
+        return 0
+    if likely(csum_fold_u64(csum_plus(
+            <uint64_t>swap_be32(size) + swap_be32(protocol),
+            csum_short(head + 26, size + 8))) == 0xFFFF):
+        return FRAME_L4_GOOD
+    return FRAME_L4_BAD
+
+
+cdef inline void judge_plain(Frame *frame, const ToeplitzKey *key, uint64_t hena,
+                             bint judge) noexcept nogil:
+    """Hash and verdict of a frame of parse_plain: every offset is a constant.  That takes
+    336 instructions down to 249 (bench/instructions.py)."""
+    cdef uint32_t flags = frame.flags & ~<uint32_t>FRAME_HASHED
+    cdef uint32_t kind = KIND_UDP if frame.l4_proto == L4_UDP else KIND_TCP
+    frame.hash = 0
+    if likely(hena & KIND_HENA[kind]):
+        frame.hash = toeplitz_hash(key, frame.head + 26, 2, frame.head + 34)
+        flags |= FRAME_HASHED
+    if judge and frame.num_segs == 0 and not flags & (FRAME_L4_GOOD | FRAME_L4_BAD):
+        flags |= plain_verdict(frame)
+    frame.flags = flags
+
+
 cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
                       bint judge) noexcept nogil:
     """See _offload.pxd."""
@@ -473,7 +509,10 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
     while mask:
         frame = &burst.frames[lowest_bit(mask)]
         mask &= mask - 1
-        if not frame.flags & FRAME_PARSED and not parse_plain(frame):
+        if not frame.flags & FRAME_PARSED:
+            if likely(parse_plain(frame)):
+                judge_plain(frame, key, hena, judge)
+                continue
             parse_any(frame)
         # Not remembered from an earlier destination: its key was another.
         frame.flags &= ~<uint32_t>FRAME_HASHED

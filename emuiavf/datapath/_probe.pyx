@@ -7,15 +7,20 @@ this module's own copy and nobody else's.
 import time
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from emuiavf.datapath cimport _frame
-from emuiavf.datapath._frame cimport FRAME_HEAD, Frame
+from emuiavf.datapath._frame cimport FRAME_HEAD, Burst, Frame
 from emuiavf.datapath._offload cimport (
     CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, TOEPLITZ_CLMUL, TOEPLITZ_LOOP, Csum, ToeplitzKey,
-    crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init,
+    burst_judge, crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init,
     csum_use, frame_check_request, frame_copy, frame_fill_ip_csum, frame_hash, frame_l4_range,
     frame_parse, frame_pseudo, frame_seed_partial, frame_segment_header, frame_settle,
     toeplitz_hash, toeplitz_prepare, toeplitz_use)
+
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size) noexcept
 
 
 KERNELS = {"scalar": CSUM_SCALAR, "avx2": CSUM_AVX2, "avx512": CSUM_AVX512}
@@ -175,6 +180,22 @@ cdef class Probe:
         csum_init(&state)
         frame_pseudo(&self.frame, l4_bytes, &state)
         return csum_fold(&state)
+
+    def judge(self, const uint8_t[::1] key, uint64_t hena) -> tuple[int | None, bool | None]:
+        """Hash and verdict as a receiving ring asks for them, from an unparsed frame."""
+        cdef ToeplitzKey state
+        cdef Burst *burst = <Burst *>aligned_alloc(64, sizeof(Burst))
+        cdef uint32_t verdict
+        if burst == NULL:
+            raise MemoryError
+        prepare(&state, key)
+        burst.frames[0] = self.frame
+        burst_judge(burst, 1, &state, hena, True)
+        self.frame = burst.frames[0]
+        free(burst)
+        verdict = self.frame.flags & (_frame.FRAME_L4_GOOD | _frame.FRAME_L4_BAD)
+        return (self.frame.hash if self.frame.flags & _frame.FRAME_HASHED else None,
+                verdict == _frame.FRAME_L4_GOOD if verdict else None)
 
     def segment_header(self, uint32_t at) -> tuple[bytes, int]:
         """Header of the segment at payload offset `at`, and its payload bytes."""

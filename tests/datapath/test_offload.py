@@ -119,6 +119,24 @@ def is_right(probe: _probe.Probe, frame: bytes) -> bool | None:
     return total % 0xFFFF == 0
 
 
+def judged(frame: bytes) -> tuple[int | None, bool | None]:
+    """What the model says of a frame that is wholly in its head: hash and verdict."""
+    known = offload.parse(frame)
+    covered = offload.l4_range(frame, known)
+    if covered is None:
+        verdict = None
+    elif known.protocol == offload.SCTP:
+        start, end, field = covered
+        sent = frame[field : field + 4]
+        packet = frame[start:field] + bytes(4) + frame[field + 4 : end]
+        verdict = kernels.crc32c(packet).to_bytes(4, "little") == sent
+    else:
+        start, end, _field = covered
+        whole = offload.pseudo(frame, known, end - start) + frame[start:end]
+        verdict = kernels.csum(whole) == 0xFFFF
+    return offload.rss(frame, known, KEY, ALL_CLASSES), verdict
+
+
 TSO = _probe.ASK_TSO
 L4 = _probe.ASK_L4_CSUM
 
@@ -180,6 +198,13 @@ def test_hostile_frames_agree_with_the_model(data: bytes, head_len: int, filler:
     assert probe.hash(KEY, ALL_CLASSES) == offload.rss(data, expected, KEY, ALL_CLASSES)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=frames(), size=st.integers(0, 128), filler=st.sampled_from([0, 0x45, 0xFF]))
+def test_hostile_frames_are_judged_as_by_the_model(data: bytes, size: int, filler: int) -> None:
+    probe = _probe.Probe(data[:size], filler=filler)
+    assert probe.judge(KEY, ALL_CLASSES) == judged(data[:size])
+
+
 @pytest.mark.parametrize("name", WITH_L4)
 def test_verdict_right_and_wrong(name: str) -> None:
     good = bytes(WITH_L4[name])
@@ -229,6 +254,7 @@ def test_settle_judges_a_frame_in_its_head(name: str, size: int) -> None:
         probe = _probe.Probe(data)
         probe.parse()
         assert probe.settle() == (data, verdict)
+        assert _probe.Probe(data).judge(KEY, ALL_CLASSES) == judged(data)
 
 
 @pytest.mark.parametrize("name", SMALL)
