@@ -19,10 +19,12 @@ from emuiavf.guest.traffic import Flow, Report, flow_header, report, steer
 
 DRAIN_S = 2.0
 SLICE_S = 0.1
-RING_LEN = 512
 BUF_SIZE = 2048
-# Fewer under way than buffers posted: longer queues add latency and no frames per second.
-WINDOW = 256
+MAX_RING_LEN = 512
+MIN_RING_LEN = 64
+# What the buffers of one ring, all queues together, may touch: beyond a core's cache, longer
+# queues add latency and no frames per second.
+RING_BYTES = 256 << 10
 FIRST_PORT = 10_000
 PORTS_PER_QUEUE = 1_000
 
@@ -54,16 +56,29 @@ def flows_between(
     return flows
 
 
-class Pair:
-    """Two started VFs and the traffic between them, both ways or to itself when they are one."""
+def ring_len_for(size: int, queues: int) -> int:
+    """Descriptors per ring that suit frames of `size` bytes on this many queue pairs."""
+    wanted = min(MAX_RING_LEN, RING_BYTES // min(size, BUF_SIZE)) // queues
+    return max(MIN_RING_LEN, wanted // 32 * 32)
 
-    def __init__(self, first: VfDriver, second: VfDriver, *, size: int = 64, window: int = WINDOW):
+
+class Pair:
+    """Two started VFs and the traffic between them, both ways or to itself when they are one.
+
+    `window` bounds the frames under way to one Rx ring; 0: half of its buffers.
+    """
+
+    def __init__(self, first: VfDriver, second: VfDriver, *, size: int = 64, window: int = 0):
         forth = flows_between(first, second, size)
         back = flows_between(second, first, size) if first is not second else []
         self.directions = (range(len(forth)), range(len(forth), len(forth) + len(back)))
         self._vfs = (first, second)
         mapped = first.doorbells_mapped and second.doorbells_mapped
-        self.traffic = Traffic(forth + back, window=window, flush=None if mapped else self._flush)
+        self.traffic = Traffic(
+            forth + back,
+            window=window or max(1, first.queues[0].rx.ring_len // 2),
+            flush=None if mapped else self._flush,
+        )
         self.seconds = 0.0
 
     def run(self, seconds: float) -> None:
@@ -80,6 +95,10 @@ class Pair:
             if numbers
         ]
 
+    @property
+    def num_flows(self) -> int:
+        return sum(map(len, self.directions))
+
     def _flush(self) -> None:
         """Doorbells as messages: buffers first, they must be there before what fills them."""
         queues = [queue for vf in self._vfs for queue in vf.queues]
@@ -94,7 +113,7 @@ def run(plan: Plan, progress: Callable[[list[Report]], None]) -> list[Report]:
     with ExitStack() as stack:
         vfs = [stack.enter_context(VfDriver(path)) for path in plan.paths]
         for vf in vfs:
-            vf.start(plan.queues, ring_len=RING_LEN, buf_size=BUF_SIZE)
+            vf.start(plan.queues, ring_len=ring_len_for(plan.size, plan.queues), buf_size=BUF_SIZE)
         pair = Pair(vfs[0], vfs[1], size=plan.size)
         end = time.monotonic() + plan.seconds
         inject = {"flip": pair.traffic.flip, "skip": pair.traffic.skip}.get(plan.inject)

@@ -1,6 +1,7 @@
 """Generator and checker over a slow model device: what is lost, damaged or misplaced is counted."""
 
 import random
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -19,10 +20,23 @@ HEADER = flow_header(
 )
 
 
+ENOUGH = 100
+DEADLINE_S = 10.0
+
+
+def run_until(traffic: Traffic, count: int = ENOUGH, what: str = "received") -> None:
+    """Run in short slices until a counter has reached `count`."""
+    deadline = time.monotonic() + DEADLINE_S
+    while traffic.counters(0)[what] < count:  # type: ignore[literal-required]
+        assert time.monotonic() < deadline, traffic.counters(0)
+        traffic.run(0.002)
+
+
 def run(loop: Loop, carry: Callable[[], object], size: tuple[int, int] = (64, 64)) -> Traffic:
-    """Traffic through `loop` for a short while, with the model device as its doorbell."""
+    """Enough traffic through `loop`, with the model device as its doorbell."""
     traffic = Traffic([Flow(loop.tx, loop.rx, HEADER, *size)], flush=carry)
-    traffic.run(0.02)
+    run_until(traffic, what="sent")
+    traffic.drain(0.01)
     return traffic
 
 
@@ -33,7 +47,7 @@ def test_every_frame_arrives_whole_and_in_order(loop: Loop, size: tuple[int, int
     assert traffic.drain(1)
     result = report(traffic, [0], 0.02)
     assert result.clean
-    assert result.received > 50
+    assert result.received >= ENOUGH
 
 
 def test_frames_are_valid_ipv4_of_their_size(loop: Loop) -> None:
@@ -42,7 +56,10 @@ def test_frames_are_valid_ipv4_of_their_size(loop: Loop) -> None:
     def carry() -> None:
         seen.extend(frame.data for frame in loop.tx_model.take(loop.tx.tail))
 
-    run(loop, carry, (64, 1500))
+    # Nothing comes back, so that the window ends it.
+    traffic = Traffic([Flow(loop.tx, loop.rx, HEADER, 64, 1500)], flush=carry)
+    run_until(traffic, 2, "sent")
+    traffic.run(0.001)
 
     packet = Ether(seen[1])
     assert packet[IP].len == len(seen[1]) - 14
@@ -62,7 +79,7 @@ def test_never_more_under_way_than_posted_buffers(loop: Loop) -> None:
         loop.carry()
 
     traffic = Traffic([Flow(loop.tx, loop.rx, HEADER, 1500, 1500)], flush=carry)
-    traffic.run(0.02)
+    run_until(traffic)
 
     assert most[0] == 31
 
@@ -70,6 +87,7 @@ def test_never_more_under_way_than_posted_buffers(loop: Loop) -> None:
 def test_window_bounds_what_is_under_way(loop: Loop) -> None:
     traffic = Traffic([Flow(loop.tx, loop.rx, HEADER)], window=5, flush=lambda: None)
 
+    run_until(traffic, 1, "in_flight")
     traffic.run(0.001)
 
     assert traffic.counters(0)["in_flight"] == 5
@@ -79,7 +97,7 @@ def test_flipped_byte_is_corrupted_once_and_nothing_lost(loop: Loop) -> None:
     traffic = Traffic([Flow(loop.tx, loop.rx, HEADER)], flush=loop.carry)
     traffic.flip(0)
 
-    traffic.run(0.01)
+    run_until(traffic)
 
     assert traffic.drain(1)
     result = report(traffic, [0], 0.01)
@@ -91,7 +109,7 @@ def test_skipped_number_is_lost_once(loop: Loop) -> None:
     traffic = Traffic([Flow(loop.tx, loop.rx, HEADER)], flush=loop.carry)
     traffic.skip(0)
 
-    traffic.run(0.01)
+    run_until(traffic)
 
     assert traffic.drain(1)
     result = report(traffic, [0], 0.01)
@@ -139,7 +157,6 @@ def test_frames_dropped_by_the_device_are_lost(loop: Loop) -> None:
                 loop.rx_model.put(loop.rx.tail, frame.data)
 
     traffic = run(loop, carry)
-    traffic.drain(0.01)
 
     result = report(traffic, [0], 0.02)
     assert dropped[0] > 0
@@ -174,9 +191,10 @@ def test_frame_in_the_wrong_queue_is_misdirected(memory: DmaMemory) -> None:
                 other.rx_model.put(other.rx.tail, frame.data)
 
     traffic = Traffic(flows, flush=carry)
-    traffic.run(0.01)
+    run_until(traffic)
 
-    assert traffic.counters(0)["misdirected"] == traffic.counters(0)["received"] > 0
+    counters = traffic.counters(0)
+    assert counters["misdirected"] == counters["received"] >= ENOUGH
 
 
 def test_foreign_frames_count_as_corrupted(loop: Loop) -> None:
@@ -202,8 +220,7 @@ def test_error_bits_of_the_device_count_as_corrupted(loop: Loop) -> None:
 
 def test_resync_forgets_what_a_reset_dropped(loop: Loop) -> None:
     traffic = Traffic([Flow(loop.tx, loop.rx, HEADER)], flush=lambda: None)
-    traffic.run(0.001)
-    assert traffic.counters(0)["in_flight"] > 0
+    run_until(traffic, 1, "in_flight")
 
     traffic.resync()
 
