@@ -19,10 +19,10 @@ from emuiavf._atomic cimport spin_lock, spin_unlock
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEAD, FRAME_HEADROOM,
-    PUT_DROP, RX_DISCARDS, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG, Burst, Frame,
-    FrameSink, Segment,
+    PUT_DROP, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG, Burst, Frame, FrameSink,
+    Segment,
 )
-from emuiavf.ports._port cimport Port, Tally, tally_flush, tally_frame
+from emuiavf.ports._port cimport Port, Tally, tally_discard, tally_flush, tally_frame
 
 from emuiavf.emudev.info import RxFilter
 from emuiavf.emudev.vdev import Option, text
@@ -144,20 +144,14 @@ cdef uint32_t pcap_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t ho
             continue
         frame = &burst.frames[i]
         if frame.head_len > FRAME_HEADROOM + FRAME_HEAD:
-            tally_frame(&tally, frame)
-            tally.counts[RX_DISCARDS] += 1
-            tally.counts[RX_TOO_LONG] += 1
+            tally_discard(&tally, frame, RX_TOO_LONG)
         elif pcap.failed:
-            tally_frame(&tally, frame)
-            tally.counts[RX_DISCARDS] += 1
-            tally.counts[RX_QUEUE_OFF] += 1
+            tally_discard(&tally, frame, RX_QUEUE_OFF)
         elif put_frame(pcap, &now, frame):
             tally_frame(&tally, frame)
             tally.counts[RX_PACKETS] += 1
         elif how & PUT_DROP:
-            tally_frame(&tally, frame)
-            tally.counts[RX_DISCARDS] += 1
-            tally.counts[RX_NO_BUFFER] += 1
+            tally_discard(&tally, frame, RX_NO_BUFFER)
         else:
             break
         accepted |= <uint32_t>1 << i

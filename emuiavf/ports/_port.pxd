@@ -6,8 +6,8 @@ from libc.string cimport memset
 from emuiavf._atomic cimport add_relaxed_u64
 from emuiavf.datapath._endpoint cimport Endpoint
 from emuiavf.datapath._frame cimport (
-    FRAME_BROADCAST, FRAME_MULTICAST, ROW_COUNTERS, RX_BROADCAST, RX_BYTES, RX_MULTICAST,
-    RX_UNICAST, Frame,
+    FRAME_BROADCAST, FRAME_MULTICAST, ROW_COUNTERS, RX_BROADCAST, RX_BYTES, RX_DISCARDED_BYTES,
+    RX_DISCARDS, RX_MULTICAST, RX_UNICAST, Frame,
 )
 
 
@@ -38,6 +38,15 @@ cdef inline void tally_frame(Tally *tally, const Frame *frame) noexcept nogil:
     tally.counts[column] += 1
     # Counted with the FCS, as everywhere on the receiving side.
     tally.counts[RX_BYTES] += frame.len + 4
+
+
+cdef inline void tally_discard(Tally *tally, const Frame *frame, int reason) noexcept nogil:
+    """A frame came to the port and was discarded; RX_DISCARDS: for a reason without a column."""
+    tally_frame(tally, frame)
+    tally.counts[RX_DISCARDS] += 1
+    tally.counts[RX_DISCARDED_BYTES] += frame.len + 4
+    if reason != RX_DISCARDS:
+        tally.counts[reason] += 1
 
 
 cdef inline void tally_flush(Tally *tally, uint64_t *row) noexcept nogil:

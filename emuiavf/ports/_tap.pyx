@@ -26,7 +26,7 @@ from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_fold, csum_init, frame_check_request,
     frame_l4_range, frame_parse, frame_seed_partial, frame_segment_header,
 )
-from emuiavf.ports._port cimport Port, Tally, tally_flush, tally_frame
+from emuiavf.ports._port cimport Port, Tally, tally_discard, tally_flush, tally_frame
 
 from emuiavf.emudev.vdev import Option, integer, switch, text
 from emuiavf.errors import ConfigError
@@ -420,15 +420,11 @@ cdef uint32_t tap_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how
             frame.cursor = cursor
             break
         accepted |= <uint32_t>1 << i
-        tally_frame(&tally, frame)
         if result == SENT:
+            tally_frame(&tally, frame)
             tally.counts[RX_PACKETS] += 1
-            continue
-        tally.counts[RX_DISCARDS] += 1
-        if result == NO_ROOM:
-            tally.counts[RX_NO_BUFFER] += 1
-        elif result != RX_DISCARDS:
-            tally.counts[result] += 1
+        else:
+            tally_discard(&tally, frame, RX_NO_BUFFER if result == NO_ROOM else result)
     tally_flush(&tally, tap.row)
     return accepted
 

@@ -251,6 +251,7 @@ def test_frames_without_room_are_dropped_after_a_while(wire: Wire) -> None:
         pass
     row = wire.far_row()
     assert row["no_buffer"] == row["discards"] > 0
+    assert row["discarded_bytes"] == row["discards"] * (len(PLAIN) + 1000 + 4)
     assert row["packets"] == received
     assert row["packets"] + row["no_buffer"] == row["unicast"] == sent
 
