@@ -39,7 +39,6 @@ class Engine:
             raise ConfigError(f"workers={workers}: 1 to 64")
         if idle not in IDLE_POLICIES:
             raise ConfigError(f"idle={idle}: one of {', '.join(IDLE_POLICIES)}")
-        self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._cpus = tuple(cpus)
         self._workers = [Worker(idle == "adaptive", int(hold_s * 1e9)) for _ in range(workers)]
         self._threads: list[threading.Thread] = []
@@ -148,7 +147,6 @@ class Engine:
             worker.stop()
         for thread in self._threads:
             thread.join()
-        os.close(self.fault_fd)
 
     def step(self, turns: int = 1) -> int:
         """Make turns of every worker in the caller's thread, while the engine is not started."""
