@@ -4,9 +4,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
@@ -75,8 +78,8 @@ class Wire:
         return {name: int(n) for name, n in zip(RX_COUNTERS, self.far.rows[0], strict=False)}
 
 
-@pytest.fixture
-def wire() -> Iterator[Wire]:
+@contextmanager
+def connected() -> Iterator[Wire]:
     near, left = socket_tap("near")
     far, right = socket_tap("far", max_frame=3000)
     wire = Wire(left, right, near, far)
@@ -88,6 +91,12 @@ def wire() -> Iterator[Wire]:
     wire.engine.stop()
     for end in (left, right, near, far):
         end.close()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with connected() as wire:
+        yield wire
 
 
 def frame(*layers: Packet) -> bytes:
@@ -231,6 +240,40 @@ def test_bad_frame_is_dropped_and_counted(wire: Wire, data: bytes) -> None:
     assert wire.cross(header() + PLAIN) == header() + PLAIN
     row = wire.near_row()
     assert (row["errors"], row["packets"]) == (1, 1)
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> bytes:
+    """A header whose fields are near what a frame would need, and a frame with bytes changed."""
+    data = bytearray(draw(st.sampled_from([PLAIN, TCP_V4, TCP_V6, UDP_V4])))
+    for at, value in draw(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=4)):
+        data[min(at, len(data) - 1)] = value
+    lengths = st.sampled_from([0, 1, 34, 42, 54, 74, len(data) - 1, len(data), 65535])
+    flags = draw(st.sampled_from([0, NEEDS_CSUM, DATA_VALID, 0xFF]))
+    gso = draw(st.sampled_from([0, TCPV4, UFO, TCPV6, UDP_L4, TCPV4 | ECN, 0xFF]))
+    size = draw(st.sampled_from([0, 1, 536, 1448, 9000, 65535]))
+    offset = draw(st.sampled_from([0, 6, 16, 65535]))
+    cut = draw(st.integers(0, 200))
+    head = header(flags, gso, draw(lengths), size, draw(lengths), offset)
+    return head + bytes(data[: len(data) - cut if cut < len(data) else len(data)])
+
+
+def test_any_input_leaves_the_port_working() -> None:
+    mark = header() + b"\xff" * 6 + PLAIN[6:]
+    with connected() as wire:
+
+        @settings(max_examples=300, deadline=None)
+        @given(inputs())
+        def feed(data: bytes) -> None:
+            wire.left.send(data)
+            wire.left.send(mark)
+            received = wire.right.recv(1 << 18)
+            # At most the input itself goes before the mark, at its own length.
+            if received != mark:
+                assert len(received) == len(data)
+                assert wire.right.recv(1 << 18) == mark
+
+        feed()
 
 
 # --- Room and limits
