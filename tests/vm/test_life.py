@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.harness import measure
+from tests.vm.harness.guest import GuestError
 from tests.vm.harness.netns import Namespace
 from tests.vm.harness.rig import MAC, TAP, Rig
 
@@ -98,7 +99,7 @@ def test_channels(rig: Rig, works: Works, pairs: int) -> None:
 
 
 def test_indirection_table(rig: Rig, works: Works) -> None:
-    rig.ethtool("-X weight 0 0 1 0")
+    rig.ethtool(f"-X weight 0 0 1 0 {measure.XFRM_NONE}")
     works()
     before = rig.guest_stats()
     result = measure.read_ping(
@@ -109,7 +110,7 @@ def test_indirection_table(rig: Rig, works: Works) -> None:
         f"[ $(ethtool -S {rig.ifname} | sed -n 's/.*rx-2.packets: //p') -ge "
         f"{before['rx-2.packets'] + 50} ]"
     )
-    rig.ethtool("-X default")
+    rig.ethtool(f"-X default {measure.XFRM_NONE}")
 
 
 def test_mac_change(rig: Rig, works: Works) -> None:
@@ -137,25 +138,6 @@ def test_a_hundred_multicast_groups(rig: Rig, works: Works) -> None:
     works()
 
 
-@pytest.mark.parametrize("offload", ["on", "off"])
-def test_vlan_interface(rig: Rig, works: Works, offload: str) -> None:
-    rig.ethtool(f"-K rxvlan {offload} txvlan {offload}")
-    rig.host.run("ip", "link", "add", "link", TAP, "name", "vlan5", "type", "vlan", "id", "5")
-    try:
-        rig.host.address("vlan5", "10.77.5.1/24")
-        rig.vm.check(
-            f"ip link add link {rig.ifname} name vlan5 type vlan id 5 && "
-            "ip addr add 10.77.5.2/24 dev vlan5 && ip link set vlan5 up"
-        )
-        rig.vm.wait("ping -n -q -c 1 -W 0.2 10.77.5.1", AGAIN_S)
-        result = measure.ping(rig.vm, "10.77.5.1", 100, 1000)
-        assert result.clean, result
-    finally:
-        rig.host.run("ip", "link", "del", "vlan5")
-        rig.vm.run("ip link del vlan5")
-        rig.ethtool("-K rxvlan on txvlan on")
-
-
 def test_function_level_reset_under_traffic(rig: Rig, works: Works) -> None:
     with traffic(rig):
         rig.vm.check(f"echo 1 > /sys/bus/pci/devices/{rig.bdf}/reset")
@@ -171,14 +153,9 @@ def test_bus_mastering_off_and_on_under_traffic(rig: Rig, works: Works) -> None:
     works()
 
 
-def test_unplugged_and_plugged_again(rig: Rig, works: Works) -> None:
-    rig.vm.monitor.execute("device_del", id="nic0")
-    rig.vm.monitor.wait_event("DEVICE_DELETED", 60)
-    rig.vm.wait("! ls /sys/bus/pci/drivers/iavf/0000:* 2>/dev/null")
-    arguments = {"driver": "vfio-user-pci", "id": "nic0", "bus": "port0"}
-    where = {"type": "unix", "path": str(rig.socket)}
-    rig.vm.monitor.execute("device_add", **arguments, socket=where)
-    rig.configure(60)
+def test_removed_by_the_guest_and_found_again(rig: Rig, works: Works) -> None:
+    rig.vm.check(f"echo 1 > /sys/bus/pci/devices/{rig.bdf}/remove; echo 1 > /sys/bus/pci/rescan")
+    rig.configure()
     works()
 
 
@@ -191,6 +168,40 @@ def test_machine_reset_three_times(rig: Rig) -> None:
         result = rig.ping(100)
         assert result.clean, result
         assert measure.complaints(rig.vm) == []
+
+
+def unplug(rig: Rig) -> None:
+    """device_del, until QEMU has let go of the device."""
+    try:
+        rig.vm.monitor.execute("device_del", id="nic0")
+        rig.vm.monitor.wait_event("DEVICE_DELETED", 60)
+    except GuestError:
+        said = rig.vm.close()
+        rig.boot()
+        # hw/vfio-user/pci.c takes the PBA's memory region out of a BAR that is already gone, for
+        # every device with MSI-X.
+        if "memory_region_del_subregion" in said:
+            pytest.xfail("this QEMU aborts when it unplugs a vfio-user device with MSI-X")
+        raise
+
+
+def test_unplugged_and_plugged_again(rig: Rig, works: Works) -> None:
+    unplug(rig)
+    rig.vm.wait("! ls /sys/bus/pci/drivers/iavf/0000:* 2>/dev/null")
+    rig.plug()
+    rig.configure(60)
+    works()
+
+
+def test_plugged_into_a_running_guest(rig: Rig) -> None:
+    rig.vm.close()
+    rig.boot(plugged=False)
+    rig.plug()
+    rig.configure(60)
+    rig.wait_ping(AGAIN_S)
+    result = rig.ping(100)
+    assert result.clean, result
+    assert measure.complaints(rig.vm) == []
 
 
 def test_killed_in_traffic_then_a_new_qemu_on_the_same_socket(rig: Rig) -> None:

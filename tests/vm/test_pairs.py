@@ -97,6 +97,28 @@ def test_no_ping_is_lost_through_the_router(vm: Guest, target: str) -> None:
     assert result.clean, result
 
 
+@pytest.mark.parametrize("offload", ["on", "off"])
+def test_vlan_interfaces_on_both_ends(vm: Guest, offload: str) -> None:
+    """Tags inserted and stripped by the device or by the kernel; a frame of another VLAN is not ours."""
+    for name, index, last in (("snd", 0, 1), ("rtr", 1, 2)):
+        inside = f"ip netns exec {name}"
+        vm.check(f"{inside} ethtool -K if{index} rxvlan {offload} txvlan {offload}")
+        for vlan in (5, 6):
+            vm.check(
+                f"ip -n {name} link add link if{index} name vlan{vlan} type vlan id {vlan} && "
+                f"ip -n {name} addr add 10.9{vlan}.0.{last}/24 dev vlan{vlan} && "
+                f"ip -n {name} link set vlan{vlan} up"
+            )
+    for vlan in (5, 6):
+        vm.wait(f"{IN_SENDER} ping -n -q -c 1 -W 0.2 10.9{vlan}.0.2", 3)
+        result = measure.ping(vm, f"10.9{vlan}.0.2", 100, 1000, prefix=IN_SENDER)
+        assert result.clean, result
+    vm.check("ip -n rtr link del vlan6")
+    assert measure.ping(vm, "10.96.0.2", 3, prefix=IN_SENDER, options="-W 0.2").received == 0
+    vm.check("ip -n rtr link del vlan5; ip -n snd link del vlan5; ip -n snd link del vlan6")
+    assert measure.ping(vm, NEAR, 100, prefix=IN_SENDER).clean
+
+
 def wrong_checksums(packet: Packet) -> list[str]:
     """The layers of a frame whose checksum is not what scapy computes."""
     rebuilt = packet.__class__(bytes(packet))

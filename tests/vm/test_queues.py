@@ -56,8 +56,8 @@ def rig(
     ):
         ready.ethtool(f"-L combined {QUEUES}")
         ready.wait_carrier()
-        ready.ethtool("-X hkey " + ":".join(f"{byte:02x}" for byte in KEY))
-        ready.ethtool(f"-X equal {QUEUES}")
+        key = ":".join(f"{byte:02x}" for byte in KEY)
+        ready.ethtool(f"-X hkey {key} equal {QUEUES} {measure.XFRM_NONE}")
         yield ready
     assert ready.backend_faults() == []
 
@@ -89,7 +89,7 @@ def test_interrupts_stay_under_their_itr(rig: Rig) -> None:
 def test_every_queue_can_be_the_only_one(rig: Rig) -> None:
     for queue in range(QUEUES):
         weights = " ".join("1" if i == queue else "0" for i in range(QUEUES))
-        rig.ethtool(f"-X weight {weights}")
+        rig.ethtool(f"-X weight {weights} {measure.XFRM_NONE}")
         before = rig.guest_stats()
         measure.iperf(rig.vm, rig.net.host, "-R -P 2", seconds=1)
         after = rig.guest_stats()
@@ -97,7 +97,7 @@ def test_every_queue_can_be_the_only_one(rig: Rig) -> None:
         assert grown[queue] > 20, grown
         # Frames without a hash (ARP) go to queue 0.
         assert all(count < 20 for i, count in grown.items() if i not in (0, queue)), grown
-    rig.ethtool(f"-X equal {QUEUES}")
+    rig.ethtool(f"-X equal {QUEUES} {measure.XFRM_NONE}")
 
 
 def test_statistics_name_every_queue(rig: Rig) -> None:

@@ -75,25 +75,32 @@ class Rig:
         self.ifname = ""
         self._stack = ExitStack()
 
-    @property
-    def qemu(self) -> list[str]:
+    def qemu(self, plugged: bool) -> list[str]:
         if not self.hotplug:
             return vfio_user_device(self.socket, addr="5.0")
         port = ["-device", "pcie-root-port,id=port0,chassis=1,slot=1,addr=5.0"]
-        return port + vfio_user_device(self.socket, id="nic0", bus="port0")
+        return port + vfio_user_device(self.socket, id="nic0", bus="port0") * plugged
 
-    def boot(self) -> Guest:
+    def plug(self) -> None:
+        """Plug the device into the root port of a running guest."""
+        where = {"type": "unix", "path": str(self.socket)}
+        self.vm.monitor.execute(
+            "device_add", driver="vfio-user-pci", id="nic0", bus="port0", socket=where
+        )
+
+    def boot(self, *, plugged: bool = True) -> Guest:
         """Start a guest on the socket, and bring its interface up."""
         self.vm = Guest(
             self.cache,
             self.kernel,
-            self.qemu,
+            self.qemu(plugged),
             load=["iavf"],
             cpus=max(2, self.queues),
             log=self.folder / "console.log",
             reboot=self.reboot,
         )
-        self.configure()
+        if plugged:
+            self.configure()
         return self.vm
 
     def configure(self, timeout_s: float = 20) -> None:
