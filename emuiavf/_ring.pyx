@@ -16,7 +16,7 @@ from emuiavf._atomic cimport (
     store_seq_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
-from emuiavf._ring_irq cimport vector_event, vf_poll
+from emuiavf._ring_irq cimport vector_event, vf_poll, vf_wake
 from emuiavf._ring_rx cimport vf_put
 from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT,
@@ -337,8 +337,21 @@ cdef class Vf(Endpoint):
         self._publish_set(fresh)
 
     def set_bus_master(self, bint enabled) -> None:
-        """Off: after the next grace no byte of guest memory is read or written."""
+        """Off: after the next grace no byte of guest memory is touched and no vector fires.
+
+        On: each vector that has fired fires once more.  A message is a DMA write too, and QEMU
+        drops one that is still under way when bus mastering goes off; its driver, never called,
+        would not arm the vector again.
+        """
+        cdef int v
+        cdef bint was = self.run.bus_master
         store_seq_u32(&self.run.bus_master, enabled)
+        if was or not enabled:
+            return
+        for v in range(self.num_vectors):
+            if self.run.vectors[v].last_ns and self.run.vectors[v].fd >= 0:
+                event_signal(self.run.vectors[v].fd)
+        vf_wake(&self.run)
 
     def reclaim(self) -> None:
         """Free what was replaced; a grace must have passed."""

@@ -9,3 +9,5 @@ from emuiavf.datapath._frame cimport Poller
 cdef void vector_event(VfRun *vf, Vector *vector, uint32_t event, uint64_t now) noexcept nogil
 # Poller.poll of a VF: interval ends, re-armed vectors, software triggers.
 cdef uint64_t vf_poll(Poller *poller, uint64_t now) noexcept nogil
+# Let the worker that polls this VF look at its vectors.
+cdef void vf_wake(VfRun *vf) noexcept nogil

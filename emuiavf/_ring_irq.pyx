@@ -32,7 +32,7 @@ cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) no
     cdef uint32_t word, events, index, interval = 0, wait
     cdef int _try
     events = load_seq_u32(&vector.events)
-    if events == 0:
+    if events == 0 or not load_relaxed_u32(&vf.bus_master):
         return
     if vector.fd < 0:
         # A vector without an eventfd drops its events.
@@ -77,10 +77,14 @@ cdef void vector_event(VfRun *vf, Vector *vector, uint32_t event, uint64_t now) 
     or_u32(&vector.events, event)
     vector_fire(vf, vector, now, &due)
     if load_relaxed_u32(&vector.events):
-        store_seq_u32(&vf.waiting, 1)
-        # The worker that polls this VF may be another one, and asleep.
-        if vf.poller.napping != NULL and load_seq_u32(vf.poller.napping):
-            event_signal(vf.poller.wake_fd)
+        vf_wake(vf)
+
+
+cdef void vf_wake(VfRun *vf) noexcept nogil:
+    """Let the worker that polls this VF look at its vectors; it may be another one, and asleep."""
+    store_seq_u32(&vf.waiting, 1)
+    if vf.poller.napping != NULL and load_seq_u32(vf.poller.napping):
+        event_signal(vf.poller.wake_fd)
 
 
 cdef uint64_t vf_poll(Poller *poller, uint64_t now) noexcept nogil:

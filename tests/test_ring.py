@@ -537,6 +537,26 @@ def test_bus_master_off_moves_nothing():
     assert len(b.receive()) == 1
 
 
+def test_bus_master_off_keeps_an_event_and_on_repeats_the_last():
+    """A client may drop a message that is under way when bus mastering goes off."""
+    engine, a, b = rig()
+    event = b.vector()
+    b.post(4)
+    b.arm()
+    a.send(frame(64))
+    engine.step()
+    assert signalled(event) == 1
+    b.arm()
+    b.vf.set_bus_master(False)
+    b.vf.raise_vector(1)
+    engine.step(3)
+    assert signalled(event) == 0
+    b.vf.set_bus_master(True)
+    assert signalled(event) == 1
+    engine.step(3)
+    assert signalled(event) == 1
+
+
 def test_loop_back_to_itself():
     engine = Engine()
     a = Driver("a")
