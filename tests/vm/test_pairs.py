@@ -99,7 +99,7 @@ def test_no_ping_is_lost_through_the_router(vm: Guest, target: str) -> None:
 
 @pytest.mark.parametrize("offload", ["on", "off"])
 def test_vlan_interfaces_on_both_ends(vm: Guest, offload: str) -> None:
-    """Tags inserted and stripped by the device or by the kernel; a frame of another VLAN is not ours."""
+    """Tags put and taken by the device or by the kernel; a VLAN that is not ours stays away."""
     for name, index, last in (("snd", 0, 1), ("rtr", 1, 2)):
         inside = f"ip netns exec {name}"
         vm.check(f"{inside} ethtool -K if{index} rxvlan {offload} txvlan {offload}")
