@@ -12,10 +12,19 @@ Never more frames are under way than the receiver has buffers posted, so a lost 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from emuiavf._atomic cimport cpu_pause
+from emuiavf.guest._pattern cimport (
+    PRIME,
+    Lanes,
+    fill,
+    lanes_add,
+    lanes_add_bytes,
+    lanes_fold,
+    lanes_init,
+)
 from emuiavf.guest._pmd cimport (
     REARM_EVERY,
     RX_DD,
@@ -45,12 +54,8 @@ import numpy as np
 
 cdef extern from * nogil:
     """
-    #define PRIME UINT64_C(0x9E3779B97F4A7C15)
-    #define STRIDE UINT64_C(0xD1B54A32D192ED03)
     #define LOW_HALF UINT64_C(0xFFFFFFFF)
     """
-    uint64_t PRIME
-    uint64_t STRIDE
     uint64_t LOW_HALF
     void __builtin_prefetch(const void *address) noexcept
     int __builtin_clzll(unsigned long long value) noexcept
@@ -62,20 +67,13 @@ cdef enum:
     BURST = 32
     HEAD = 64                # bytes of the fixed part
     IP_AT = 14
-    SEQ_AT = 42
-    STAMP_AT = 50
     FLOW_AT = 58
-    CHECK_AT = 60
     STEP_BITS = 4            # latency histogram: 16 steps per power of two
     SPIN_TURNS = 32          # empty turns before the core is offered to others
 
 LATENCY_BUCKETS = 1024
 MIN_SIZE = HEAD
 MAX_SIZE = 9728
-
-
-cdef struct Lanes:
-    uint64_t lane[4]
 
 
 cdef struct FlowState:
@@ -100,7 +98,7 @@ cdef struct FlowState:
     uint16_t number
     uint8_t flip             # damage the next frame
     uint8_t skip             # leave out the next number
-    uint8_t header[42]
+    uint64_t header[6]       # the headers, zero where lengths, checksum and seq go
     uint64_t latency[1024]
 
 
@@ -115,51 +113,6 @@ cdef inline uint64_t now_ns() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
-cdef inline void lanes_init(Lanes *lanes, uint32_t length) noexcept nogil:
-    lanes.lane[0] = PRIME ^ length
-    lanes.lane[1] = STRIDE
-    lanes.lane[2] = ~PRIME
-    lanes.lane[3] = ~STRIDE
-
-
-cdef inline void lanes_add(Lanes *lanes, const uint64_t *words) noexcept nogil:
-    """Take in 32 bytes.  Each step is a bijection of its lane, so no single change gets lost."""
-    lanes.lane[0] = (lanes.lane[0] ^ words[0]) * PRIME
-    lanes.lane[1] = (lanes.lane[1] ^ words[1]) * PRIME
-    lanes.lane[2] = (lanes.lane[2] ^ words[2]) * PRIME
-    lanes.lane[3] = (lanes.lane[3] ^ words[3]) * PRIME
-
-
-cdef inline uint32_t lanes_fold(const Lanes *lanes) noexcept nogil:
-    cdef uint64_t h = lanes.lane[0]
-    h = (h ^ (h >> 32)) * STRIDE + lanes.lane[1]
-    h = (h ^ (h >> 32)) * STRIDE + lanes.lane[2]
-    h = (h ^ (h >> 32)) * STRIDE + lanes.lane[3]
-    h = (h ^ (h >> 32)) * STRIDE
-    return <uint32_t>(h >> 32)
-
-
-cdef inline void lanes_add_bytes(Lanes *lanes, const uint8_t *data, uint32_t size) noexcept nogil:
-    """Take in the rest of a frame: whole 32-byte blocks, the last one padded with zeros."""
-    cdef uint64_t words[4]
-    cdef uint32_t at = 0
-    while size - at >= 32:
-        lanes_add(lanes, <const uint64_t *>(data + at))
-        at += 32
-    if at < size:
-        memset(words, 0, 32)
-        memcpy(words, data + at, size - at)
-        lanes_add(lanes, words)
-
-
-cdef inline void fill(uint8_t *data, uint32_t size, uint64_t seed) noexcept nogil:
-    """The pattern of one piece of a frame; whole words, so up to 7 bytes more than `size`."""
-    cdef uint64_t *words = <uint64_t *>data
-    cdef uint32_t i, count = (size + 7) // 8
-    for i in range(count):
-        words[i] = seed + i * STRIDE
-
-
 cdef inline uint32_t next_size(FlowState *flow) noexcept nogil:
     if flow.min_size == flow.max_size:
         return flow.min_size
@@ -169,43 +122,47 @@ cdef inline uint32_t next_size(FlowState *flow) noexcept nogil:
     return flow.min_size + <uint32_t>(flow.random % (flow.max_size - flow.min_size + 1))
 
 
-cdef inline void write_be16(uint8_t *at, uint32_t value) noexcept nogil:
-    at[0] = <uint8_t>(value >> 8)
-    at[1] = <uint8_t>value
+cdef inline uint64_t be16(uint32_t value) noexcept nogil:
+    return (value >> 8) & 0xFF | (value & 0xFF) << 8
 
 
-cdef inline void head_write(FlowState *flow, uint8_t *head, uint32_t size,
+cdef inline void head_build(const FlowState *flow, uint64_t *head, uint32_t size,
                             uint64_t now) noexcept nogil:
+    """The fixed part as words, checksum 0.
+
+    Composed in registers: storing the fields and loading them as words for the checksum would wait
+    for the stores (24 ns instead of 13 per 64-byte frame of a Tx-only loop).
+    """
     cdef uint32_t ip_len = size - IP_AT, ip_sum = flow.ip_sum + size - IP_AT
-    memcpy(head, flow.header, 42)
-    write_be16(head + IP_AT + 2, ip_len)
-    write_be16(head + IP_AT + 24, ip_len - 20)
     ip_sum = (ip_sum & 0xFFFF) + (ip_sum >> 16)
     ip_sum = (ip_sum & 0xFFFF) + (ip_sum >> 16)
-    write_be16(head + IP_AT + 10, ~ip_sum & 0xFFFF)
-    memcpy(head + SEQ_AT, &flow.next_seq, 8)
-    memcpy(head + STAMP_AT, &now, 8)
-    memcpy(head + FLOW_AT, &flow.number, 2)
-    memset(head + CHECK_AT, 0, 4)
+    head[0] = flow.header[0]
+    head[1] = flow.header[1]
+    head[2] = flow.header[2] | be16(ip_len)
+    head[3] = flow.header[3] | be16(~ip_sum & 0xFFFF)
+    head[4] = flow.header[4] | be16(ip_len - 20) << 48
+    head[5] = flow.header[5] | flow.next_seq << 16
+    head[6] = flow.next_seq >> 48 | now << 16
+    head[7] = now >> 48 | <uint64_t>flow.number << 16
 
 
 cdef void send_frame(FlowState *flow, uint64_t now) noexcept nogil:
     """Build the next frame in the ring's buffers and write its descriptors."""
     cdef TxState *tx = flow.tx
     cdef uint32_t size = next_size(flow), left = size, piece
-    cdef uint8_t *head = tx_buffer(tx)
+    cdef uint8_t *start = tx_buffer(tx)
     cdef uint8_t *data
     cdef uint64_t seed = (flow.next_seq + 1) * PRIME + flow.number
-    cdef uint32_t check
+    cdef uint64_t[8] head
     cdef Lanes lanes
-    head_write(flow, head, size, now)
+    head_build(flow, head, size, now)
     lanes_init(&lanes, size)
-    lanes_add(&lanes, <uint64_t *>head)
-    lanes_add(&lanes, <uint64_t *>head + 4)
+    lanes_add(&lanes, head)
+    lanes_add(&lanes, head + 4)
     piece = min(left, tx.buf_size)
     if piece > HEAD:
-        fill(head + HEAD, piece - HEAD, seed)
-        lanes_add_bytes(&lanes, head + HEAD, piece - HEAD)
+        fill(start + HEAD, piece - HEAD, seed)
+        lanes_add_bytes(&lanes, start + HEAD, piece - HEAD)
     left -= piece
     while left > 0:
         tx_write(tx, TX_ICRC, piece)
@@ -214,11 +171,11 @@ cdef void send_frame(FlowState *flow, uint64_t now) noexcept nogil:
         fill(data, piece, seed + left)
         lanes_add_bytes(&lanes, data, piece)
         left -= piece
-    check = lanes_fold(&lanes)
-    memcpy(head + CHECK_AT, &check, 4)
+    head[7] |= <uint64_t>lanes_fold(&lanes) << 32
+    memcpy(start, head, HEAD)
     if flow.flip:
         # Behind the checksum's back, as damage on the way would be.
-        head[CHECK_AT - 4] ^= 1
+        start[FLOW_AT - 2] ^= 1
         flow.flip = 0
     tx_write(tx, TX_ICRC | TX_EOP, piece)
     flow.next_seq += 1
@@ -276,9 +233,10 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
                 uint64_t now) noexcept nogil:
     """Check the oldest frame of a ring and count it; it takes `slots` descriptors."""
     cdef RxState *rx = port.rx
-    cdef uint32_t slot = rx.next, _i, size = 0, piece, check, sum, error
+    cdef uint32_t slot = rx.next, i, _i, size = 0, piece, check, sum, error
     cdef uint64_t qword1 = 0, seq, stamp
-    cdef uint64_t words[8]
+    cdef uint64_t[8] words
+    cdef const uint64_t *head
     cdef uint16_t number
     cdef Lanes lanes
     cdef FlowState *flow
@@ -292,10 +250,12 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
     if piece < HEAD:
         port.blamed.corrupted += 1
         return
-    memcpy(words, rx_buffer(rx, slot), HEAD)
-    memcpy(&seq, <uint8_t *>words + SEQ_AT, 8)
-    memcpy(&stamp, <uint8_t *>words + STAMP_AT, 8)
-    memcpy(&number, <uint8_t *>words + FLOW_AT, 2)
+    head = <const uint64_t *>rx_buffer(rx, slot)
+    for i in range(8):
+        words[i] = head[i]
+    seq = words[5] >> 16 | words[6] << 48
+    stamp = words[6] >> 16 | words[7] << 48
+    number = <uint16_t>(words[7] >> 16)
     check = <uint32_t>(words[7] >> 32)
     words[7] &= LOW_HALF
     lanes_init(&lanes, size)
@@ -399,11 +359,11 @@ cdef class Traffic:
         flow.tx_slots = (flow.max_size + flow.tx.buf_size - 1) // flow.tx.buf_size
         flow.rx_slots = (flow.max_size + flow.rx.buf_size - 1) // flow.rx.buf_size
         flow.random = 0x2545F4914F6CDD1D + number
-        memcpy(flow.header, <const char *>header, 42)
-        flow.ip_sum = 0
-        for i in range(IP_AT, IP_AT + 20, 2):
-            if i != IP_AT + 2 and i != IP_AT + 10:
-                flow.ip_sum += (<uint32_t>header[i] << 8) + header[i + 1]
+        template = bytearray(header)
+        for at in (IP_AT + 2, IP_AT + 10, IP_AT + 24):
+            template[at:at + 2] = bytes(2)
+        memcpy(flow.header, <const char *>template, 42)
+        flow.ip_sum = sum(int.from_bytes(template[at:at + 2]) for at in range(IP_AT, IP_AT + 20, 2))
         for i in range(self.num_ports):
             if self.ports[i].rx == flow.rx:
                 return
