@@ -1,8 +1,12 @@
 """`emuiavf demo` as a user runs it: its exit code, its report, and that it sees damage."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,16 +65,32 @@ def test_demo_sees_one_bad_frame_and_exits_1(inject: str, fault: str) -> None:
 
 @pytest.mark.slow
 def test_demo_on_one_cpu_is_clean() -> None:
-    run = subprocess.run(
-        ["taskset", "-c", "0", sys.executable, "-m", "emuiavf", "demo", "--seconds", "0.3"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    one_cpu = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    command = [*one_cpu, sys.executable, "-m", "emuiavf", "demo", "--seconds", "0.3"]
+
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 lost, 0 reordered, 0 corrupted" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_interrupted_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "emuiavf", "demo", "--seconds", "60"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("*/*.sock")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+
+    assert (process.returncode, said) == (130, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_of_the_guests_is_told_in_their_last_words() -> None:

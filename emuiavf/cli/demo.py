@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from emuiavf.guest._traffic import MAX_SIZE, MIN_SIZE
 
 MAX_QUEUES = 16
 MAX_WORKERS = 64
+EXIT_INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every frame arrived in order and whole, else 1."""
+    """0 when every frame arrived in order and whole, else 1; 130 when interrupted."""
     options = _options(args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.json:
             rows = run_demo(options, lambda rows: None)
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"emuiavf demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     return 0 if _clean(rows) else 1
 
 
