@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import report
 from bench.backend import serving
 from emuiavf.guest.driver import VfDriver
-from emuiavf.guest.pair import BUF_SIZE, RING_LEN, Pair
+from emuiavf.guest.pair import BUF_SIZE, Pair, ring_len_for
 
 SIZES = (64, 1514)
 DEVICES = {"self": 1, "pair": 2}
@@ -39,7 +39,7 @@ def time_traffic(paths: list[str], size: int, seconds: float) -> tuple[float, fl
     with ExitStack() as stack:
         vfs = [stack.enter_context(VfDriver(path)) for path in paths]
         for vf in vfs:
-            vf.start(ring_len=RING_LEN, buf_size=BUF_SIZE)
+            vf.start(ring_len=ring_len_for(size, 1), buf_size=BUF_SIZE)
         pair = Pair(vfs[0], vfs[-1], size=size)
         pair.run(seconds)
         done = pair.reports(final=False)
