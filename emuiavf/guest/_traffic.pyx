@@ -69,7 +69,9 @@ cdef enum:
     IP_AT = 14
     FLOW_AT = 58
     STEP_BITS = 4            # latency histogram: 16 steps per power of two
-    SPIN_TURNS = 32          # empty turns before the core is offered to others
+    # Nothing to do for so long: the core is offered to others.  Longer than a worker takes for the
+    # frames under way, because who yields to a busy neighbour is back after milliseconds.
+    SPIN_NS = 20000
 
 LATENCY_BUCKETS = 1024
 MIN_SIZE = HEAD
@@ -390,18 +392,17 @@ cdef class Traffic:
 
     cdef void spin(self, uint64_t deadline, uint64_t turns, bint sending) noexcept nogil:
         """Turn until `deadline`, `turns` have passed, or (not sending) nothing is under way."""
-        cdef uint32_t empty = 0
-        while turns > 0 and now_ns() < deadline and (sending or self.flying()):
+        cdef uint64_t now = now_ns(), busy = now
+        while turns > 0 and now < deadline and (sending or self.flying()):
             turns -= 1
             if self.turn(sending):
-                empty = 0
-                continue
-            empty += 1
-            if empty < SPIN_TURNS:
+                busy = now
+            elif now - busy < SPIN_NS:
                 cpu_pause()
             else:
                 # The device's worker may be waiting for this very core.
                 sched_yield()
+            now = now_ns()
 
     def run(self, double seconds) -> None:
         """Send and receive for `seconds`."""
