@@ -21,6 +21,8 @@ EXIT_CONFIG = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code, 2 with one line on stderr for a wrong option."""
     argv = sys.argv[1:] if argv is None else argv
+    # numpy's linear algebra would start a thread per core, beside workers that want theirs alone.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(
         prog="emuiavf",
         description="A software Intel Adaptive Virtual Function NIC served over vfio-user.",
