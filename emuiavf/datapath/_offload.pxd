@@ -59,6 +59,8 @@ cdef extern from "toeplitz.h" nogil:
         pass
 
     void toeplitz_prepare(ToeplitzKey *key, const uint8_t *bytes52) noexcept
+    # Makes a prepared key hash the XOR of both addresses and ports: both directions alike.
+    void toeplitz_symmetric(ToeplitzKey *key) noexcept
     # `words` of addresses: 2 or 8; ports NULL: addresses only.
     uint32_t toeplitz_hash(const ToeplitzKey *key, const uint8_t *addresses, unsigned words,
                            const uint8_t *ports) noexcept
