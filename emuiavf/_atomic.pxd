@@ -22,6 +22,7 @@ cdef extern from "atomics.h" nogil:
     void spin_unlock(uint32_t *p) noexcept
     int swap_if_u32(uint32_t *p, uint32_t seen, uint32_t wanted) noexcept
     void *load_acquire_ptr(void **p) noexcept
+    void *load_relaxed_ptr(void **p) noexcept
     void store_seq_ptr(void **p, void *v) noexcept
     void fence_seq() noexcept
     void cpu_pause() noexcept

@@ -15,6 +15,7 @@ cdef extern from "mem.h" nogil:
         uint64_t prot
 
     ctypedef struct MemMap:
+        uint64_t generation
         uint32_t num_extents
         Extent *extents
 

@@ -68,6 +68,8 @@ cdef int MAX_MAPS = 65535
 cdef int RESERVE = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 cdef long HUGETLBFS_MAGIC = 0x958458F6
 cdef object TOP = 1 << 64
+# Of the map made last; 0 is nobody's.
+cdef uint64_t _generation = 0
 cdef tuple PROTS = tuple(DmaProt(bits) for bits in range(4))
 
 
@@ -187,6 +189,12 @@ cdef class Export:
 
 
 # --- Tables: a change is a copy with a few extents in the middle replaced.
+
+cdef uint64_t next_generation():
+    global _generation
+    _generation += 1
+    return _generation
+
 
 cdef MemMap *splice(const MemMap *old, uint32_t first, uint32_t last, const Extent *middle,
                     uint32_t num_middle) noexcept nogil:
@@ -314,6 +322,7 @@ cdef class MemTable:
         if self.mem_map == NULL:
             raise MemoryError
         self.mem_map.num_extents = 0
+        self.mem_map.generation = next_generation()
         self._owner = guard_owner_new(<uint32_t *>&self.broken, fault_fd)
         if self._owner == NULL:
             raise OSError(errno, "the fault eventfd of a memory table")
@@ -505,6 +514,7 @@ cdef class MemTable:
     cdef _publish(self, MemMap *fresh):
         cdef Table old = Table()
         old.map = self.mem_map
+        fresh.generation = next_generation()
         # Sequentially consistent: ordered against the workers' "I am asleep" flags.
         store_seq_ptr(<void **>&self.mem_map, fresh)
         self._retired.append(old)

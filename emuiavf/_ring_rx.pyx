@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memmove
 
 from emuiavf._atomic cimport (
-    load_acquire_ptr, load_acquire_u32, load_relaxed_u32, load_relaxed_u64, spin_lock, spin_unlock,
-    store_relaxed_u64, store_release_u64, store_seq_u32,
+    load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
+    spin_lock, spin_unlock, store_relaxed_u64, store_release_u64, store_seq_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, MemMap, mem_translate
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
@@ -19,7 +19,7 @@ from emuiavf.datapath._offload cimport burst_judge, frame_copy
 from emuiavf._ring_state cimport (
     EVENT_RX, FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RXD_DD, RXD_EOF, RXD_IPE_SHIFT, RXD_L2TAG1P,
     RXD_L3L4P, RXD_L4E_SHIFT, RXD_LENGTH_SHIFT, RXD_PTYPE_SHIFT, RXD_RSS_VALID, RXD_UMBCAST_SHIFT,
-    RX_DESC_SIZE, RingState, RxRun, RxSet, VfRun,
+    RX_DESC_SIZE, RingState, RxRun, RxSet, Vector, VfRun,
 )
 from emuiavf._ring_irq cimport vector_event
 
@@ -278,6 +278,13 @@ cdef inline uint32_t rx_strip(const RxSet *rx_set, const Frame *frame) noexcept 
     return 0
 
 
+cdef inline uint32_t rx_longest(const Frame *frame) noexcept nogil:
+    """Bytes of the largest segment of a frame to be cut."""
+    cdef uint32_t header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
+    cdef uint32_t payload = frame.len - header
+    return header + (frame.mss if payload > frame.mss else payload)
+
+
 cdef inline uint32_t rx_segments(const Frame *frame) noexcept nogil:
     """Frames that this one still becomes."""
     cdef uint32_t payload
@@ -315,10 +322,9 @@ cdef inline uint32_t rx_room(RxRun *rx) noexcept nogil:
 
 cdef inline uint32_t rx_need(const RxRun *rx, const Frame *frame, uint32_t strip) noexcept nogil:
     """Descriptors for a whole frame: all segments of one to be cut."""
-    cdef uint32_t size = rx.state.databuffer_size, each
+    cdef uint32_t size = rx.state.databuffer_size
     if frame.flags & FRAME_ASK_TSO:
-        each = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len + frame.mss
-        return rx_segments(frame) * ((each + size - 1) // size)
+        return rx_segments(frame) * ((rx_longest(frame) - strip + size - 1) // size)
     return (frame.len - strip + size - 1) // size
 
 
@@ -333,8 +339,9 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     batch.bytes = batch.cast[0] = batch.cast[1] = batch.cast[3] = 0
     batch.packets = batch.csum_bad = 0
     batch.judge = vf.judge
-    if map != rx.map:
-        rx.map = map
+    rx.map = map
+    if map.generation != rx.map_seen:
+        rx.map_seen = map.generation
         rx.ring_hint = NULL
         rx.hint = NULL
     if plain > rx.state.max_pkt_size:
@@ -359,7 +366,7 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
         strip = rx_strip(rx_set, frame)
         longest = frame.len
         if frame.flags & FRAME_ASK_TSO:
-            longest = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len + frame.mss
+            longest = rx_longest(frame)
         need = (longest - strip + rx.state.databuffer_size - 1) // rx.state.databuffer_size
         if longest > rx.state.max_pkt_size or need > RX_MAX_BUFFERS:
             rx_discard(rx, &batch, frame, RX_TOO_LONG)
@@ -391,6 +398,12 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     rx.row[RX_CSUM_BAD] += batch.csum_bad
     moved[0] = batch.packets != 0
     return accepted
+
+
+cdef inline void rx_announce(VfRun *vf, RxRun *rx, uint64_t now) noexcept nogil:
+    cdef Vector *vector = <Vector *>load_relaxed_ptr(<void **>&rx.vector)
+    if vector != NULL:
+        vector_event(vf, vector, EVENT_RX, now)
 
 
 cdef inline uint32_t rx_queue_of(const VfRun *vf, const RxSet *rx_set,
@@ -476,8 +489,8 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
         moved = False
         accepted |= rx_put(vf, rx, rx_set, burst, masks[j] & limit, how, &moved)
         spin_unlock(&rx.lock)
-        if moved and rx.vector != NULL:
-            vector_event(vf, rx.vector, EVENT_RX, burst.now_ns)
+        if moved:
+            rx_announce(vf, rx, burst.now_ns)
     return accepted
 
 
@@ -498,6 +511,6 @@ cdef uint32_t vf_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how)
     spin_lock(&rx.lock)
     accepted = rx_put(vf, rx, rx_set, burst, mask, how, &moved)
     spin_unlock(&rx.lock)
-    if moved and rx.vector != NULL:
-        vector_event(vf, rx.vector, EVENT_RX, burst.now_ns)
+    if moved:
+        rx_announce(vf, rx, burst.now_ns)
     return accepted

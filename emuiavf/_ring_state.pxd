@@ -131,8 +131,9 @@ cdef struct RxRun:
     RingState *state
     uint32_t *tail
     uint64_t *row
-    Vector *vector         # NULL: no interrupt
-    const MemMap *map      # the hints below belong to it
+    Vector *vector         # NULL: no interrupt; changed by control
+    const MemMap *map
+    uint64_t map_seen      # its generation, to which the hints below belong
     const Extent *ring_hint
     const Extent *hint
     uint32_t lock
@@ -146,6 +147,7 @@ cdef struct TxRun:
     VfRun *vf
     Vector *vector
     const MemMap *map
+    uint64_t map_seen
     const Extent *ring_hint
     const Extent *hint
     uint8_t *ring          # host pointer, of this turn

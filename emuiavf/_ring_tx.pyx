@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 
 from emuiavf._atomic cimport (
-    load_acquire_ptr, load_acquire_u32, load_relaxed_u32, load_relaxed_u64, store_release_u64,
-    store_seq_u32,
+    load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
+    store_release_u64, store_seq_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemMap, mem_find, mem_translate
 from emuiavf.datapath._frame cimport (
@@ -20,7 +20,7 @@ from emuiavf._ring_state cimport (
     FAULT_TYPE, RingState, TXC_IL2TAG2, TXC_MSS_SHIFT, TXC_TSO, TXD_BUFSZ_SHIFT, TXD_DTYPE_CONTEXT,
     TXD_DTYPE_DATA, TXD_DTYPE_DONE, TXD_EOP, TXD_IIPT_SHIFT, TXD_IL2TAG1, TXD_IPLEN_SHIFT,
     TXD_L2TAG1_SHIFT, TXD_L4LEN_SHIFT, TXD_L4T_SHIFT, TXD_MACLEN_SHIFT, TXD_RS, TX_DESC_SIZE,
-    TxRun,
+    TxRun, Vector,
 )
 from emuiavf._ring_irq cimport vector_event
 
@@ -295,8 +295,9 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
         tx_fault(tx, FAULT_TAIL)
         return 0
     map = <const MemMap *>load_acquire_ptr(<void **>tx.vf.map)
-    if map != tx.map:
-        tx.map = map
+    tx.map = map
+    if map.generation != tx.map_seen:
+        tx.map_seen = map.generation
         tx.ring_hint = NULL
         tx.hint = NULL
     tx.ring = mem_translate(map, &tx.ring_hint, state.dma_ring_addr,
@@ -331,6 +332,7 @@ cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
     cdef uint64_t bytes = 0, unicast = 0, multicast = 0, broadcast = 0, errors = 0, segments = 0
     cdef uint64_t packets, word
     cdef uint64_t *desc
+    cdef Vector *vector
     cdef uint32_t slot = state.head, end, header, reported = 0
     cdef int i
     if <uint32_t>count < tx.taken:
@@ -376,5 +378,7 @@ cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
     source.row[TX_ERRORS] += errors
     source.row[TX_SEGMENTS] += segments
     source.row[TX_PACKETS] += unicast + multicast + broadcast
-    if reported and tx.vector != NULL:
-        vector_event(tx.vf, tx.vector, EVENT_TX, burst.now_ns)
+    if reported:
+        vector = <Vector *>load_relaxed_ptr(<void **>&tx.vector)
+        if vector != NULL:
+            vector_event(tx.vf, vector, EVENT_TX, burst.now_ns)

@@ -48,6 +48,7 @@ static inline int swap_if_u32(uint32_t *p, uint32_t seen, uint32_t wanted)
     return __atomic_compare_exchange_n(p, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 static inline void *load_acquire_ptr(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void *load_relaxed_ptr(void *const *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline void store_seq_ptr(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
 static inline void fence_seq(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

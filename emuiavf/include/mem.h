@@ -20,6 +20,7 @@ typedef struct Extent {
 } Extent;
 
 typedef struct MemMap {
+    uint64_t generation;  /* no two maps have the same, not even at the same address */
     uint32_t num_extents;
     uint32_t unused;
     Extent extents[];  /* ascending, disjoint */
@@ -43,14 +44,12 @@ static inline const Extent *mem_find(const MemMap *map, uint64_t iova)
 
 /* Host pointer for [iova, iova + len), wholly inside one extent that grants `prot`; else NULL.
  * `hint` remembers the extent of the last success: it must be dropped (set to NULL) whenever the
- * map's address has changed.  A new map may also come to lie where an old one was, hence the look
- * at the number of extents: a hint is one of this map, or nothing. */
+ * map's generation has changed.  (Its address does not tell: a new map may lie where an old was.) */
 static inline uint8_t *mem_translate(const MemMap *map, const Extent **hint, uint64_t iova,
                                      uint64_t len, uint64_t prot)
 {
     const Extent *extent = *hint;
-    if (__builtin_expect(extent == NULL || extent >= map->extents + map->num_extents ||
-                             iova - extent->iova >= extent->size, 0)) {
+    if (__builtin_expect(extent == NULL || iova - extent->iova >= extent->size, 0)) {
         extent = mem_find(map, iova);
         if (extent == NULL)
             return NULL;
