@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from emuiavf._atomic cimport (
     exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_release_u32, store_seq_ptr,
-    store_seq_u32,
+    store_seq_u32, swap_if_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
 from emuiavf._ring_irq cimport vector_event, vf_poll, vf_wake
@@ -25,8 +25,8 @@ from emuiavf._ring_state cimport (
 )
 from emuiavf._ring_tx cimport tx_done, tx_take
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
-from emuiavf.datapath._frame cimport ROW_COUNTERS
-from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare
+from emuiavf.datapath._frame cimport ROW_COUNTERS, RxFilterTable
+from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
 from emuiavf.datapath._switch cimport filter_build
 
 from emuiavf.errors import MemoryFault, StateError
@@ -43,6 +43,7 @@ cdef enum:
     VFINT_ITRN = 0x2800
     VFINT_DYN_CTLN = 0x3800
     ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
+    FAULT_TOLD = 0x100      # beside a Fault: take_faults has told it; the queue stays stopped
 
 cdef tuple FAULT_TEXT = (
     "", "tail beyond the ring", "descriptor ring is not mapped", "buffer address is not mapped",
@@ -190,6 +191,7 @@ cdef class Vf(Endpoint):
             raise StateError(f"Tx queue {i} is enabled")
         self._configure(state, queue)
         self.tx[i].fault = FAULT_NONE
+        self.tx[i].source.held_since = 0
         store_release_u32(self.tx[i].tail, 0)
 
     def configure_rx(self, queue) -> None:
@@ -307,8 +309,9 @@ cdef class Vf(Endpoint):
 
     def set_filter(self, rx_filter) -> None:
         """Publish an emudev.info.RxFilter; a switch needs an engine publish as well."""
+        cdef RxFilterTable *fresh = filter_build(rx_filter)
         self._retired.append(<size_t>self.run.sink.filter)
-        store_seq_ptr(<void **>&self.run.sink.filter, filter_build(rx_filter))
+        store_seq_ptr(<void **>&self.run.sink.filter, fresh)
         self.rx_filter = rx_filter
 
     def set_rss(self, rss) -> None:
@@ -323,6 +326,8 @@ cdef class Vf(Endpoint):
         if key == NULL:
             raise MemoryError
         toeplitz_prepare(key, <const uint8_t *>raw)
+        if rss.symmetric:
+            toeplitz_symmetric(key)
         fresh = self._new_set()
         self._retired.append(<size_t>fresh.key)
         fresh.key = key
@@ -363,15 +368,20 @@ cdef class Vf(Endpoint):
     def write_dyn_ctl(self, int vector, uint32_t value) -> None:
         """A register write of DYN_CTL01 (vector 0) or DYN_CTLN1 that came as a message."""
         cdef Vector *v = self._vector(vector)
-        cdef uint32_t old = load_seq_u32(v.ctl), index
-        if value & DYN_INTENA_MSK:
-            value = (value & ~<uint32_t>DYN_INTENA) | (old & DYN_INTENA)
+        cdef uint32_t old, fresh, index
         index = (value & DYN_ITR_MASK) >> DYN_ITR_SHIFT
         if index != 3:
             store_release_u32(v.itr[index], (value >> DYN_INTERVAL_SHIFT) & 0xFFF)
         if value & DYN_SWINT_TRIG:
             or_u32(&v.events, EVENT_NOW)
-        store_seq_u32(v.ctl, (value & ~<uint32_t>DYN_SWINT_TRIG) | DYN_ITR_NONE)
+        # A worker may disarm the vector meanwhile.
+        while True:
+            old = load_seq_u32(v.ctl)
+            fresh = (value & ~<uint32_t>DYN_SWINT_TRIG) | DYN_ITR_NONE
+            if value & DYN_INTENA_MSK:
+                fresh = (fresh & ~<uint32_t>DYN_INTENA) | (old & DYN_INTENA)
+            if swap_if_u32(v.ctl, old, fresh):
+                break
         vector_event(&self.run, v, 0, monotonic_ns())
 
     def read_dyn_ctl(self, int vector) -> int:
@@ -401,14 +411,13 @@ cdef class Vf(Endpoint):
         cdef uint32_t fault
         faults = []
         for i in range(self.max_queue_pairs):
-            for direction, fault in (("rx", self.rx[i].fault), ("tx", self.tx[i].fault)):
-                if fault & 0xFF and not fault & 0x100:
+            for direction, word in (("rx", <size_t>&self.rx[i].fault),
+                                    ("tx", <size_t>&self.tx[i].fault)):
+                # A worker writes the word once, when it is 0: what is seen here is ours to mark.
+                fault = load_seq_u32(<uint32_t *><size_t>word)
+                if fault and not fault & FAULT_TOLD:
                     faults.append((direction, i, FAULT_TEXT[fault]))
-            # Told once: the high bit marks it, the queue stays stopped.
-            if self.rx[i].fault:
-                self.rx[i].fault |= 0x100
-            if self.tx[i].fault:
-                self.tx[i].fault |= 0x100
+                    store_seq_u32(<uint32_t *><size_t>word, fault | FAULT_TOLD)
         return faults
 
     @property

@@ -1,6 +1,6 @@
 """Interrupt moderation: events of the data path meet the guest's arming of its vectors."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from emuiavf._atomic cimport (
     add_relaxed_u64, exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_release_u32,
@@ -55,7 +55,8 @@ cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) no
                 if interval < wait:
                     wait = interval
             wait = (wait & 0xFFF) * 2000
-            if now - vector.last_ns < wait:
+            # Signed: another worker's turn, and its interrupt, may be younger than ours.
+            if <int64_t>(now - vector.last_ns) < <int64_t>wait:
                 if vector.last_ns + wait < due[0]:
                     due[0] = vector.last_ns + wait
                 return
@@ -74,10 +75,14 @@ cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) no
 cdef void vector_event(VfRun *vf, Vector *vector, uint32_t event, uint64_t now) noexcept nogil:
     """Something happened that `vector` announces; what cannot be announced now stays waiting."""
     cdef uint64_t due = FOREVER
-    or_u32(&vector.events, event)
+    cdef uint32_t before = or_u32(&vector.events, event)
     vector_fire(vf, vector, now, &due)
     if load_relaxed_u32(&vector.events):
-        vf_wake(vf)
+        store_seq_u32(&vf.waiting, 1)
+        # Of what waited before, the polling worker knows: a guest that polls with its vectors off
+        # must not cost a system call per burst.
+        if not before & event:
+            vf_wake(vf)
 
 
 cdef void vf_wake(VfRun *vf) noexcept nogil:
