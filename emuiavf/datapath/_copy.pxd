@@ -15,8 +15,9 @@ cdef struct Gather:
 # At byte `offset` of the frame.
 cdef void gather_begin(Gather *gather, const Frame *frame, uint32_t offset) noexcept nogil
 
-# Copies the frame into the pieces `into` (together at least frame.len - strip bytes), leaving out `strip` bytes behind the addresses.  Fills in the
-# checksums that the sender asked for; else, with `judge`, checks the L4 checksum on the way.
+# Copies the frame into the pieces `into` (together at least frame.len - strip bytes), leaving out
+# `strip` bytes behind the addresses.  Fills in the checksums that the sender asked for; else, with
+# `judge`, checks the L4 checksum on the way.
 # Returns FRAME_L4_GOOD, FRAME_L4_BAD or 0 (nothing to check).
 cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge) noexcept nogil
 

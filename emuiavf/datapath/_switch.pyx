@@ -8,6 +8,7 @@ from emuiavf.datapath._endpoint cimport Endpoint
 from emuiavf.datapath._frame cimport FRAME_BROADCAST, FRAME_MULTICAST, Frame, RxFilterTable
 
 cdef uint64_t BROADCAST = 0xFFFFFFFFFFFF
+MAX_MEMBERS = SWITCH_MEMBERS
 
 
 cdef uint64_t mac_number(bytes mac) except? 0:
@@ -62,8 +63,8 @@ cdef Switch *switch_build(list members) except NULL:
     cdef Switch *table
     cdef SwitchEntry *into
     cdef Endpoint endpoint
-    cdef uint32_t slots, at
-    cdef uint64_t bit, mac
+    cdef uint32_t slots, at, vlan
+    cdef uint64_t bit, mac, unpruned = 0
     cdef bint prune = False
     if len(members) > SWITCH_MEMBERS:
         raise ValueError(f"a switch has at most {SWITCH_MEMBERS} members, not {len(members)}")
@@ -97,9 +98,14 @@ cdef Switch *switch_build(list members) except NULL:
                 table.promisc_unicast |= bit
             if wishes.promisc_multicast:
                 table.promisc_multicast |= bit
-        if prune:
-            for vlan in range(4096) if wishes is None or wishes.vlans is None else wishes.vlans:
+        if wishes is None or wishes.vlans is None:
+            unpruned |= bit
+        else:
+            for vlan in wishes.vlans:
                 table.vlans[vlan & 0xFFF] |= bit
+    if prune:
+        for vlan in range(4096):
+            table.vlans[vlan] |= unpruned
     into = <SwitchEntry *>(<uint8_t *>table + sizeof(Switch))
     for number, home in homes.items():
         mac = number

@@ -11,13 +11,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from emuiavf._atomic cimport (
-    add_u32, cpu_pause, load_acquire_ptr, load_relaxed_u32, load_seq_u32,
+    add_u32, cpu_pause, fence_seq, load_acquire_ptr, load_relaxed_u32, load_seq_u32,
     store_release_u32, store_seq_ptr, store_seq_u32,
 )
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
 from emuiavf.datapath._frame cimport (
-    FRAME_DROP, PUT_DROP, TX_FILTERED, TX_HELD, Burst, FrameSink, Poller,
-    RxFilterTable, Source,
+    FRAME_ASK_TSO, FRAME_DROP, FRAME_HASHED, PUT_DROP, TX_FILTERED, TX_HELD, Burst, Frame,
+    FrameSink, Poller, RxFilterTable, Source,
 )
 from emuiavf.datapath._switch cimport (
     SWITCH_MEMBERS, Switch, filter_accepts, switch_build, switch_free, switch_route,
@@ -28,10 +28,6 @@ from emuiavf.errors import StateError
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
-
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield() noexcept
 
 
 cdef extern from "wait.h" nogil:
@@ -53,9 +49,11 @@ cdef extern from *:
     """
     static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
     static inline int lowest_bit64(uint64_t word) { return __builtin_ctzll(word); }
+    static inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
     """
     int lowest_bit(uint32_t word) noexcept nogil
     int lowest_bit64(uint64_t word) noexcept nogil
+    int count_bits(uint32_t word) noexcept nogil
 
 
 # How long a 1:1 connection waits for room before it drops (design 4, back-pressure).
@@ -68,6 +66,9 @@ cdef uint64_t SLEEP_MIN_NS = 5_000
 cdef uint64_t SLEEP_MAX_NS = 1_000_000
 cdef uint64_t HELD_SLEEP_NS = 50_000
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
+
+cdef enum:
+    SLEEP_FDS = 64     # a sleep waits for so many; a worker with more also looks by itself
 
 
 cdef struct Route:
@@ -109,35 +110,52 @@ cdef int _deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) n
     cdef Source *source = route.source
     cdef const RxFilterTable *table = <const RxFilterTable *>load_acquire_ptr(
         <void **>&route.one.filter)
-    cdef uint32_t mask = 0, left, how = 0, cursor = burst.frames[0].cursor
-    cdef int i
+    cdef uint32_t mask = 0, filtered = 0, left, how = 0, cursor = burst.frames[0].cursor
+    cdef int i, finished = count
     for i in range(count):
         if not burst.frames[i].flags & FRAME_DROP:
             if table == NULL or filter_accepts(table, &burst.frames[i]):
                 mask |= <uint32_t>1 << i
             else:
-                source.row[TX_FILTERED] += 1
-    if mask == 0:
+                filtered |= <uint32_t>1 << i
+    if mask:
+        if source.held_since != 0 and burst.now_ns - source.held_since > hold_ns:
+            how = PUT_DROP
+        left = mask & ~route.one.put(route.one, burst, mask, how)
+        if left:
+            finished = lowest_bit(left)
+    if filtered:
+        # Those behind a held frame come again.
+        source.row[TX_FILTERED] += count_bits(filtered & _all(finished))
+    if finished == count:
         source.held_since = 0
         return count
-    if source.held_since != 0 and burst.now_ns - source.held_since > hold_ns:
-        how = PUT_DROP
-    left = mask & ~route.one.put(route.one, burst, mask, how)
-    if left == 0:
-        source.held_since = 0
-        return count
-    i = lowest_bit(left)
     source.row[TX_HELD] += 1
-    if i > 0 or source.held_since == 0 or burst.frames[0].cursor != cursor:
+    if finished > 0 or source.held_since == 0 or burst.frames[0].cursor != cursor:
         source.held_since = burst.now_ns
-    return i
+    return finished
+
+
+cdef void _again(Burst *burst, uint32_t mask, uint32_t cursor) noexcept nogil:
+    """Make frames that one destination has had fit for the next: what the first learnt for itself
+    (its hash) and how far it has cut them is gone.  `cursor`: where frame 0 began."""
+    cdef Frame *frame
+    cdef int i
+    while mask:
+        i = lowest_bit(mask)
+        mask &= mask - 1
+        frame = &burst.frames[i]
+        frame.flags &= ~<uint32_t>FRAME_HASHED
+        frame.hash = 0
+        if frame.flags & FRAME_ASK_TSO:
+            frame.cursor = 0 if i else cursor
 
 
 cdef void _deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
     """Switch: one mask of frames per destination touched; nothing is held."""
     cdef uint32_t masks[SWITCH_MEMBERS]
     cdef uint64_t touched = 0, to
-    cdef uint32_t bit
+    cdef uint32_t bit, served = 0, cursor = burst.frames[0].cursor
     cdef int i, member
     for i in range(count):
         if burst.frames[i].flags & FRAME_DROP:
@@ -156,6 +174,9 @@ cdef void _deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
     while touched:
         member = lowest_bit64(touched)
         touched &= touched - 1
+        if served & masks[member]:
+            _again(burst, served & masks[member], cursor)
+        served |= masks[member]
         route.many.sinks[member].put(route.many.sinks[member], burst, masks[member], PUT_DROP)
 
 
@@ -200,15 +221,12 @@ cdef inline void _acknowledge(WorkerState *w) noexcept nogil:
     if wanted != w.grace_done:
         store_seq_u32(&w.grace_done, wanted)
         futex_wake(&w.grace_done)
-        # Control may have been put on this very CPU, where a busy worker is not preempted before
-        # the next tick: the slowest DMA_UNMAP took 12 ms, now 0.2 (bench/bench_control.py).
-        sched_yield()
 
 
 cdef void _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noexcept nogil:
     """Sleep without a pointer into any table; control may free them meanwhile."""
-    cdef PollFd fds[64]
-    cdef uint32_t i, count = plan.num_fds if plan.num_fds < 64 else 64
+    cdef PollFd fds[SLEEP_FDS]
+    cdef uint32_t i, count = plan.num_fds if plan.num_fds < SLEEP_FDS else SLEEP_FDS
     # A source whose frames are held stays readable: its fd would end every sleep at once.
     if held:
         count = 1
@@ -218,6 +236,8 @@ cdef void _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noe
     _acknowledge(w)
     poll_ns(fds, count, timeout_ns)
     store_seq_u32(&w.quiescent, 0)
+    # Control publishes, then looks at `quiescent`; we clear it, then look at what is published.
+    fence_seq()
     if fds[0].revents:
         event_clear(w.wake_fd)
 
@@ -227,12 +247,13 @@ cdef void _run(WorkerState *w) noexcept nogil:
     cdef uint64_t now = monotonic_ns(), last_work = now, due, timeout
     cdef int seen
     while not load_relaxed_u32(&w.stop):
+        # Here, where no pointer of the last turn is in use any more, the plan's own included.
+        _acknowledge(w)
         plan = <Plan *>load_acquire_ptr(<void **>&w.plan)
         now = monotonic_ns()
         seen = _turn(w, plan, now)
         due = _poll(plan, now)
         w.turns += 1
-        _acknowledge(w)
         if seen & 1:
             last_work = now
             if w.napping:
@@ -244,6 +265,7 @@ cdef void _run(WorkerState *w) noexcept nogil:
         if not w.napping:
             # Whoever rings from here on also writes wake_fd; one more turn finds what came before.
             store_seq_u32(&w.napping, 1)
+            fence_seq()
             continue
         timeout = FOREVER
         if plan.polled:
@@ -252,7 +274,7 @@ cdef void _run(WorkerState *w) noexcept nogil:
             timeout = SLEEP_MAX_NS if timeout > SLEEP_MAX_NS else timeout
         if seen & 2 and timeout > HELD_SLEEP_NS:
             timeout = HELD_SLEEP_NS
-        if due != FOREVER and timeout > due - now:
+        if due != FOREVER and (due <= now or timeout > due - now):
             timeout = due - now if due > now else 0
         _sleep(w, plan, timeout, seen & 2)
         # napping stays set until there is work: a wake-up may always be written.
@@ -342,6 +364,8 @@ cdef class Worker:
                 plan.num_fds += 1
             if isinstance(ref.owner, Endpoint) and (<Endpoint>ref.owner).polled:
                 plan.polled = 1
+        if plan.num_fds > SLEEP_FDS:
+            plan.polled = 1
         for endpoint in endpoints:
             if endpoint.poller != NULL:
                 plan.pollers[plan.num_pollers] = endpoint.poller
@@ -358,6 +382,7 @@ cdef class Worker:
     def run(self) -> None:
         """The loop, without the GIL, until `stop()`."""
         store_seq_u32(&self.state.quiescent, 0)
+        fence_seq()
         with nogil:
             _run(&self.state)
 
@@ -377,6 +402,12 @@ cdef class Worker:
                     moved += 1
                 _poll(self.state.plan, now)
         return moved
+
+    def release(self, Endpoint endpoint) -> None:
+        """Forget an endpoint that no published plan has: its poller wakes nobody any more."""
+        if endpoint.poller != NULL and endpoint.poller.napping == &self.state.napping:
+            endpoint.poller.napping = NULL
+            endpoint.poller.wake_fd = -1
 
     def stop(self) -> None:
         store_release_u32(&self.state.stop, 1)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from emuiavf.datapath._endpoint import Endpoint, SourceRef
+from emuiavf.datapath._switch import MAX_MEMBERS
 from emuiavf.datapath._worker import SwitchTable, Worker
 from emuiavf.errors import ConfigError, StateError
 
@@ -37,6 +38,9 @@ class Engine:
     ) -> None:
         if not 1 <= workers <= 64:
             raise ConfigError(f"workers={workers}: 1 to 64")
+        if not set(cpus) <= os.sched_getaffinity(0):
+            missing = ", ".join(map(str, sorted(set(cpus) - os.sched_getaffinity(0))))
+            raise ConfigError(f"cpus: {missing} not available to this process")
         if idle not in IDLE_POLICIES:
             raise ConfigError(f"idle={idle}: one of {', '.join(IDLE_POLICIES)}")
         self._cpus = tuple(cpus)
@@ -61,21 +65,31 @@ class Engine:
         self._connections = [c for c in self._connections if endpoint not in c]
         self._endpoints.remove(endpoint)
         self.publish()
+        for worker in self._workers:
+            worker.release(endpoint)
 
     def connect(self, *endpoints: Endpoint) -> None:
         """One endpoint loops back to itself, two exchange frames, more make a switch."""
+        if not endpoints:
+            raise ConfigError("nothing to connect")
+        if len(endpoints) > MAX_MEMBERS:
+            raise ConfigError(
+                f"{len(endpoints)} endpoints to connect: a switch has at most {MAX_MEMBERS}"
+            )
+        if len(set(endpoints)) < len(endpoints):
+            raise ConfigError("an endpoint is there twice; alone it loops back")
         for endpoint in endpoints:
             if endpoint not in self._endpoints:
                 raise StateError(f"{endpoint.name}: not part of the engine")
             if any(endpoint in connection for connection in self._connections):
                 raise ConfigError(f"{endpoint.name}: connected already")
-        if not endpoints:
-            raise ConfigError("nothing to connect")
         self._connections.append(endpoints)
         self.publish()
 
     def disconnect(self, *endpoints: Endpoint) -> None:
         """Undo `connect` of exactly these endpoints."""
+        if endpoints not in self._connections:
+            raise StateError("not connected: " + ", ".join(e.name for e in endpoints))
         self._connections.remove(endpoints)
         self.publish()
 
