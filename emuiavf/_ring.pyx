@@ -374,8 +374,9 @@ cdef class Vf(Endpoint):
             store_release_u32(v.itr[index], (value >> DYN_INTERVAL_SHIFT) & 0xFFF)
         if value & DYN_SWINT_TRIG:
             or_u32(&v.events, EVENT_NOW)
-        # A worker may disarm the vector meanwhile.
-        while True:
+        # A worker may disarm the vector meanwhile; a guest that writes the word without end as well
+        # gets what it gets.
+        for _try in range(8):
             old = load_seq_u32(v.ctl)
             fresh = (value & ~<uint32_t>DYN_SWINT_TRIG) | DYN_ITR_NONE
             if value & DYN_INTENA_MSK:
