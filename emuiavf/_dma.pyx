@@ -46,6 +46,8 @@ cdef extern from "sigbus.h" nogil:
     void guard_owner_keep(GuardOwner *owner) noexcept
     void guard_owner_orphan(GuardOwner *owner) noexcept
     uint64_t guard_owner_faults(const GuardOwner *owner) noexcept
+    uint64_t guard_owner_ranges(const GuardOwner *owner) noexcept
+    uint64_t guard_ranges() noexcept
     void guard_owner_drop(GuardOwner *owner) noexcept
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -58,6 +60,18 @@ cdef extern from "<sys/vfs.h>" nogil:
         long f_bsize
     int fstatfs(int fd, statfs_s *out)
 
+
+def mappings_of_a_process() -> int:
+    """The kernel's limit, or what it is by default where that cannot be read."""
+    try:
+        with open("/proc/sys/vm/max_map_count") as file:
+            return max(int(file.read()), 2 * RESERVED_MAPPINGS)
+    except OSError:
+        return 65530
+
+
+# For libraries, stacks, the heap, and pages that were replaced by the SIGBUS guard.
+RESERVED_MAPPINGS = 8192
 # Four windows for each of 64 devices take half of the 47 bits that a process has.
 cdef uint64_t WINDOW_SIZE = 1ULL << 38
 cdef int MAX_WINDOWS = 4
@@ -65,6 +79,9 @@ cdef int MAX_WINDOWS = 4
 cdef uint64_t WINDOW_ALIGN = 1ULL << 30
 cdef uint64_t PAGE = os.sysconf("SC_PAGESIZE")
 cdef int MAX_MAPS = 65535
+# Maps with an fd of all devices together.  The kernel limits the mappings of a process, and one
+# more than that ends it: no memory can be had.  A map in a window splits it, so it counts twice.
+cdef uint64_t MAX_BACKED = (mappings_of_a_process() - RESERVED_MAPPINGS) // 2
 cdef int RESERVE = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 cdef long HUGETLBFS_MAGIC = 0x958458F6
 cdef object TOP = 1 << 64
@@ -428,6 +445,10 @@ cdef class MemTable:
         cdef void *wanted = NULL
         cdef void *base
         cdef Window window = None
+        # As many as are left for others: the share of one device is half of what is free to it,
+        # whatever the ones before it have taken.
+        if guard_owner_ranges(self._owner) + guard_ranges() >= MAX_BACKED:
+            raise PeerError("DMA_MAP: too many maps in this process", _errno.ENOSPC)
         if length < mapping.size or length > (1ULL << 47):
             raise PeerError(f"DMA_MAP: size={mapping.size:#x} is too large", _errno.ENOSPC)
         length = (length + page_size - 1) & ~(page_size - 1)

@@ -30,6 +30,9 @@ typedef struct GuardOwner {
 } GuardOwner;
 
 enum { GUARD_CHUNK = 4096, GUARD_CHUNKS = 1024, GUARD_READ_TRIES = 1 << 16 };
+/* Pages of one owner that are replaced one by one: each splits a mapping, and a process has a
+ * limited number of them.  From there on a fault replaces the whole range. */
+enum { GUARD_SINGLE_PAGES = 256 };
 
 typedef struct GuardSlot {
     uint32_t seq;  /* odd while the slot is being changed */
@@ -42,6 +45,7 @@ typedef struct GuardSlot {
 
 static GuardSlot *guard_chunks[GUARD_CHUNKS];
 static uint32_t guard_used;  /* slots ever used; the handler looks at no more */
+static uint32_t guard_live;  /* slots in use */
 static GuardSlot *guard_free;
 static struct sigaction guard_previous;
 static int guard_signal_passed_on;
@@ -94,9 +98,10 @@ static int guard_repair(uintptr_t address)
     if (!guard_find(address, &slot))
         return 0;
     void *page = (void *)(address & ~(slot.page_size - 1));
-    if (mmap(page, slot.page_size, slot.prot, flags, -1, 0) == MAP_FAILED &&
-        /* Too many mappings: one for the whole range needs fewer. */
-        mmap((void *)slot.start, slot.size, slot.prot, flags, -1, 0) == MAP_FAILED)
+    const int single =
+        __atomic_load_n(&slot.owner->faults, __ATOMIC_SEQ_CST) < GUARD_SINGLE_PAGES &&
+        mmap(page, slot.page_size, slot.prot, flags, -1, 0) != MAP_FAILED;
+    if (!single && mmap((void *)slot.start, slot.size, slot.prot, flags, -1, 0) == MAP_FAILED)
         return 0;
     __atomic_add_fetch(&slot.owner->faults, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(slot.owner->broken, 1, __ATOMIC_SEQ_CST);
@@ -171,6 +176,7 @@ static GuardSlot *guard_register(void *start, size_t size, size_t page_size, int
         __atomic_store_n(&guard_used, index + 1, __ATOMIC_RELEASE);
     }
     guard_slot_set(slot, (uintptr_t)start, size, page_size, prot, owner);
+    guard_live++;
     return slot;
 }
 
@@ -179,6 +185,18 @@ static void guard_remove(GuardSlot *slot)
     guard_slot_set(slot, 0, 0, 0, 0, NULL);
     slot->next_free = guard_free;
     guard_free = slot;
+    guard_live--;
+}
+
+/* Ranges registered by everybody, and those that keep `owner`. */
+static uint64_t guard_ranges(void)
+{
+    return guard_live;
+}
+
+static uint64_t guard_owner_ranges(const GuardOwner *owner)
+{
+    return owner->refs - 1;
 }
 
 /* NULL without memory or when `fault_fd` (-1: none) cannot be duplicated. */
