@@ -220,7 +220,7 @@ class IavfDevice:
         self._reset_function(Cause.CLIENT if reason is ResetReason.CLIENT else Cause.DISCONNECT)
 
     def attached(self) -> None:
-        _log.info("%s: client connected", self.name)
+        """Nothing to do: a device is as new between clients."""
 
     def detached(self) -> None:
         """The client is gone: nothing of it stays."""
@@ -228,7 +228,6 @@ class IavfDevice:
         self._vectors.drop()
         self._error_vector.drop()
         self._ram.forget_client()
-        _log.info("%s: client gone", self.name)
 
     # emudev.device.ProviderOps
 
