@@ -15,6 +15,7 @@ from tests.hostile.intruder import (
     CONFIG,
     ELSEWHERE,
     EOP,
+    MALICIOUS,
     RING_LEN,
     RS,
     Intruder,
@@ -53,7 +54,9 @@ def in_vanishing_memory(target: Target, harm: Callable[[Intruder, Ram], None]) -
 def vanished_under_a_frame_being_sent(target: Target) -> None:
     def harm(guest: Intruder, lost: Ram) -> None:
         lost.vanish()
+        slot = guest.slot
         guest.describe((ELSEWHERE, EOP | RS | 1500 << 34))
+        wait_for("the end of the frame", lambda: guest.is_done(slot))
 
     in_vanishing_memory(target, harm)
 
@@ -65,7 +68,9 @@ def vanished_behind_the_head_of_a_frame(target: Target) -> None:
     def harm(guest: Intruder, lost: Ram) -> None:
         lost.write(0x1000 - 128, guest.frame(128))
         lost.vanish(0x1000)
+        slot = guest.slot
         guest.describe((ELSEWHERE + 0x1000 - 128, EOP | RS | 1500 << 34))
+        wait_for("the end of the frame", lambda: guest.is_done(slot))
 
     in_vanishing_memory(target, harm)
 
@@ -75,7 +80,8 @@ def vanished_under_a_frame_being_received(target: Target) -> None:
     def harm(guest: Intruder, lost: Ram) -> None:
         guest.post_buffers(lambda slot: ELSEWHERE + slot * BUFFER)
         lost.vanish()
-        guest.send(1500)
+        slot = guest.send(1500)
+        wait_for("the end of the frame", lambda: guest.is_done(slot))
 
     in_vanishing_memory(target, harm)
 
@@ -86,8 +92,10 @@ def vanished_under_a_transmit_ring(target: Target) -> None:
         guest.disable()
         assert guest.configure(Queue(tx_ring=ELSEWHERE)) == 0
         assert guest.enable() == 0
+        before = guest.counter("tx-0", MALICIOUS)
         lost.vanish()
         guest.write32(regs.QTX_TAIL1.at(0), 5)
+        wait_for("the stop of the queue", lambda: guest.counter("tx-0", MALICIOUS) > before)
 
     in_vanishing_memory(target, harm)
 
@@ -101,7 +109,8 @@ def vanished_under_a_receive_ring(target: Target) -> None:
         guest.slot = 0
         guest.write32(regs.QRX_TAIL1.at(0), RING_LEN - 1)
         lost.vanish()
-        guest.send()
+        slot = guest.send()
+        wait_for("the end of the frame", lambda: guest.is_done(slot))
 
     in_vanishing_memory(target, harm)
 
