@@ -30,6 +30,10 @@ cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
 
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield() noexcept
+
+
 cdef extern from "wait.h" nogil:
     ctypedef struct PollFd "struct pollfd":
         int fd
