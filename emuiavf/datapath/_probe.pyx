@@ -236,8 +236,8 @@ def ns_per_frame(bytes data, const uint8_t[::1] key, int rounds) -> float:
 
 cdef void judge(Frame *frame, const ToeplitzKey *key, int rounds) noexcept nogil:
     cdef uint64_t hena = ~<uint64_t>0
-    cdef int at
-    for at in range(rounds):
+    cdef int _round
+    for _round in range(rounds):
         frame_parse(frame)
         frame.flags &= ~<uint32_t>(_frame.FRAME_L4_GOOD | _frame.FRAME_L4_BAD)
         frame_settle(frame, True)
