@@ -417,7 +417,8 @@ cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out
     return header
 
 
-cdef uint32_t settle_sctp(Frame *frame, uint32_t start, uint32_t end, uint32_t field) noexcept nogil:
+cdef uint32_t settle_sctp(Frame *frame, uint32_t start, uint32_t end,
+                          uint32_t field) noexcept nogil:
     """Verdict on SCTP: the CRC covers the packet with its own field as zero."""
     cdef uint32_t sent = load_u32(frame.head + field), crc
     store_u32(frame.head + field, 0)
