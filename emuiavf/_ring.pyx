@@ -34,7 +34,7 @@ from emuiavf.errors import MemoryFault, StateError
 
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
-    void event_signal(int fd) noexcept
+    void event_signal_foreign(int fd) noexcept
 
 
 # Offsets in the doorbell pages.
@@ -355,7 +355,7 @@ cdef class Vf(Endpoint):
             return
         for v in range(self.num_vectors):
             if self.run.vectors[v].last_ns and self.run.vectors[v].fd >= 0:
-                event_signal(self.run.vectors[v].fd)
+                event_signal_foreign(self.run.vectors[v].fd)
         vf_wake(&self.run)
 
     def reclaim(self) -> None:

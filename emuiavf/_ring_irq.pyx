@@ -16,6 +16,7 @@ from emuiavf._ring_state cimport (
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
     void event_signal(int fd) noexcept
+    void event_signal_foreign(int fd) noexcept
 
 
 # Software triggers that the guest writes into the mapped word are looked for this often (trap 30).
@@ -66,7 +67,7 @@ cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) no
         if swap_if_u32(vector.ctl, word,
                        (word & ~<uint32_t>(DYN_INTENA | DYN_SWINT_TRIG)) | DYN_ITR_NONE):
             vector.last_ns = now
-            event_signal(vector.fd)
+            event_signal_foreign(vector.fd)
             add_relaxed_u64(vector.row + RX_INTERRUPTS, 1)
             return
         or_u32(&vector.events, events)

@@ -39,6 +39,15 @@ static inline void event_signal(int fd)
     (void)done;
 }
 
+/* The same for an eventfd of a client, which may have made it blocking again: the mode belongs to
+ * the open file, not to the descriptor.  A full one is left alone. */
+static inline void event_signal_foreign(int fd)
+{
+    struct pollfd ready = {fd, POLLOUT, 0};
+    if (poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT)
+        event_signal(fd);
+}
+
 static inline void event_clear(int fd)
 {
     uint64_t count;

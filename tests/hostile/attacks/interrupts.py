@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import struct
 
@@ -73,6 +74,26 @@ def eventfds_that_are_full_and_block(target: Target) -> None:
         guest.write32(regs.VFINT_DYN_CTLN1.at(0), 1)
         guest.carry()
         wait_for("an interrupt", lambda: os.eventfd_read(full))
+
+
+@attack
+def eventfds_made_blocking_again(target: Target) -> None:
+    """The mode belongs to the open file, which the client still has."""
+    with target.intruder() as guest:
+        full = guest.eventfds(1)[0]
+        for vector in range(3):
+            assert set_irqs(guest, EVENTFD_TRIGGER, MSIX, vector, 1, (full,)) == 0
+        interrupted(guest)
+        if select.select([full], [], [], 0)[0]:
+            os.eventfd_read(full)
+        os.eventfd_write(full, FULL)
+        os.set_blocking(full, True)
+        assert set_irqs(guest, NONE_TRIGGER, MSIX, 0, 3) == 0
+        for _ in range(20):
+            guest.write32(regs.VFINT_DYN_CTLN1.at(0), 1 | 4)
+            guest.carry()
+        assert os.eventfd_read(full) == FULL
+        guest.cure()
 
 
 @attack
