@@ -55,7 +55,7 @@ debug: $(STAMP)
 asan: $(STAMP)
 	mkdir -p $(ASAN_TREE)
 	tar -c --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude=.cache \
-	  emuiavf tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
+	  emuiavf bench tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
 	cd $(ASAN_TREE) && EMUIAVF_ASAN=1 $(ASAN_RUN) $(BUILD)
 	cd $(ASAN_TREE) && $(ASAN_ENV) $(ASAN_RUN) -m pytest -p no:cacheprovider \
 	  -m "not vm" --deselect tests/test_nogil.py --deselect tests/test_layers.py $(PYTEST_ARGS)

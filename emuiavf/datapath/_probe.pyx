@@ -14,7 +14,8 @@ from emuiavf.datapath._frame cimport FRAME_HEAD, Burst, Frame
 from emuiavf.datapath._offload cimport (
     CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, TOEPLITZ_CLMUL, TOEPLITZ_LOOP, Csum, ToeplitzKey,
     burst_judge, crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold,
-    csum_init, csum_use, frame_check_request, frame_copy, frame_fill_ip_csum, frame_hash, frame_l4_range,
+    csum_init, csum_use, frame_check_request, frame_copy, frame_fill_ip_csum, frame_hash,
+    frame_l4_range,
     frame_parse, frame_pseudo, frame_seed_partial, frame_segment_header, frame_settle,
     toeplitz_hash, toeplitz_prepare, toeplitz_use)
 
