@@ -95,7 +95,10 @@ class Vectors:
         fd = self._fds[vector]
         wanted = fd is not None and vector in self._masked
         if wanted and vector not in self._stand_ins:
-            stand_in = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                stand_in = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            except OSError:
+                return  # no descriptors left: an interrupt too many is better than one too few
             self._stand_ins[vector] = stand_in
             self._push(vector, stand_in)
         elif not wanted and vector in self._stand_ins:

@@ -5,78 +5,19 @@ process); the other guest loses nothing, the backend neither ends nor leaks nor 
 the attacked device works for the next client.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from emuiavf.guest.driver import VfDriver
+from tests.hostile.arena import Arena, make_arena
 from tests.hostile.attacker import load
-from tests.hostile.backend import ROOT, BackendProcess, wait_for
+from tests.hostile.backend import wait_for
 from tests.hostile.sibling import Sibling
 
-VICTIM = "emu_iavf0"
 # Lines that a guest can cause: ten per device and ten seconds of each kind of log, with room for
 # an attack that lasts through several such windows.
 MAX_LINES = 60
-SEED = 20261122
 pytestmark = pytest.mark.slow
-
-
-@dataclass
-class Arena:
-    """A backend with two devices, each connected to itself, served by one worker."""
-
-    folder: Path
-    backend: BackendProcess
-
-    @property
-    def victim(self) -> str:
-        return str(self.folder / "victim.sock")
-
-    @property
-    def sibling(self) -> str:
-        return str(self.folder / "sibling.sock")
-
-    def strike(self, name: str, seed: int = SEED) -> None:
-        """Run one attack; its traceback is the failure."""
-        arguments = [name, self.victim, str(self.backend.pid), VICTIM, str(seed)]
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.hostile.attacker", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        story = f"{done.stderr[-6000:]}\nbackend:\n{self.backend.log[-4000:]}"
-        assert done.returncode == 0, f"attack {name}, seed {seed}:\n{story}"
-
-    def check_victim(self) -> None:
-        """The next client finds a device that works."""
-        with VfDriver(self.victim, memory_size=8 << 20) as vf:
-            vf.start(1, ring_len=64)
-            pair = vf.queues[0]
-            frame = (vf.mac + vf.mac + b"\x88\xb5").ljust(600, b"\x5a")
-            assert pair.send([frame] * 20) == 20
-            frames: list[bytes] = []
-            wait_for("20 frames", lambda: len(self._more(frames, vf)) == 20)
-            assert frames == [frame] * 20
-
-    @staticmethod
-    def _more(frames: list[bytes], vf: VfDriver) -> list[bytes]:
-        frames += [frame.data for frame in vf.queues[0].receive()]
-        return frames
-
-
-def make_arena(folder: Path) -> Arena:
-    devices = {VICTIM: "victim", "emu_iavf1": "sibling"}
-    arguments = ["--idle", "adaptive"]
-    for name, socket in devices.items():
-        arguments += ["--vdev", f"{name},path={folder}/{socket}.sock", "--connect", name]
-    return Arena(folder, BackendProcess(folder, arguments))
 
 
 @pytest.fixture(scope="module")

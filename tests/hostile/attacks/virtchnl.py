@@ -2,9 +2,11 @@
 
 import struct
 
+from emuiavf.vfio_user.wire import Command
 from emuiavf.virtchnl.messages import LAYOUTS, Layout
 from emuiavf.virtchnl.ops import MAX_MESSAGE, Op, Status
 from tests.hostile.attacks import Target, attack
+from tests.hostile.attacks.transport import errno_of
 from tests.hostile.intruder import REFUSED, Intruder
 
 
@@ -158,3 +160,18 @@ def filters_until_there_is_no_room(target: Target) -> None:
 def flood_of_statistics(guest: Intruder) -> None:
     for _ in range(200):
         assert guest.status(Op.GET_STATS, struct.pack("<HHII", 1, 0, 0, 0)) == 0
+
+
+@attack
+def a_flood_of_refusals(target: Target) -> None:
+    """Refused messages, stopped queues and refused commands: all that is worth a line of a log."""
+    with target.intruder() as guest:
+        guest.negotiate()
+        for opcode in range(3000):
+            assert guest.status(10_000 + opcode) == Status.NOT_SUPPORTED
+        for offset in range(1000):
+            errno_of(guest.client, Command.REGION_READ, struct.pack("<QII", 1 << 40, 0, offset))
+        for _ in range(30):
+            guest.start()
+            guest.describe((0, 0))
+            guest.reset_vf()
