@@ -39,6 +39,12 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
     ssize_t writev(int fd, const Iovec *iov, int count) noexcept
 
+cdef extern from *:
+    """
+    static inline void load_byte(const void *at) { (void)*(const volatile unsigned char *)at; }
+    """
+    void load_byte(const void *at) noexcept nogil
+
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buffer, size_t count) noexcept
 
@@ -61,6 +67,7 @@ cdef extern from "<linux/virtio_net.h>" nogil:
 cdef enum:
     GSO_UDP_L4 = 5              # VIRTIO_NET_HDR_GSO_UDP_L4, absent from older headers
     HEADER = 10                 # sizeof(struct virtio_net_hdr); tun.HEADER_SIZE
+    LEAST_PAGE = 4096           # no machine has smaller ones
     # Linux hands out 64 KiB of payload and its headers, never more; a longer read is cut off.
     TAP_FRAME = 81920
     TAP_BUFFER = BURST_BYTES + TAP_FRAME + BURST_FRAMES * 128 + 64
@@ -272,6 +279,20 @@ cdef int pieces(const Frame *frame, uint32_t start, uint32_t end, Iovec *iov) no
     return count
 
 
+cdef void touch(const Iovec *iov, int count) noexcept nogil:
+    """Read every page of the pieces: the kernel keeps the fault of a lost page to itself, while
+    here it reaches the SIGBUS guard, which tells the device whose memory it was."""
+    cdef const uint8_t *at
+    cdef const uint8_t *end
+    cdef int i
+    for i in range(count):
+        at = <const uint8_t *>iov[i].iov_base
+        end = at + iov[i].iov_len
+        while at < end:
+            load_byte(at)
+            at = <const uint8_t *>((<size_t>at | (LEAST_PAGE - 1)) + 1)
+
+
 cdef int send(int fd, const VnetHeader *header, uint8_t *head, uint32_t head_len,
               const Frame *frame, uint32_t start, uint32_t end) noexcept nogil:
     """One frame: `head`, then bytes [start, end) of `frame`.  SENT, NO_ROOM or an rx column."""
@@ -292,6 +313,7 @@ cdef int send(int fd, const VnetHeader *header, uint8_t *head, uint32_t head_len
     if errno == EAGAIN:
         return NO_ROOM
     if errno == EFAULT:
+        touch(iov, count)
         return RX_BAD_ADDRESS       # pages of the sender that are gone
     if errno == EIO:
         return RX_QUEUE_OFF         # the interface is down

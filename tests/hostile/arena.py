@@ -10,6 +10,7 @@ from tests.hostile.backend import ROOT, BackendProcess, wait_for
 
 VICTIM = "emu_iavf0"
 SEED = 20261122
+STRIKE_S = 120
 
 
 @dataclass
@@ -27,18 +28,27 @@ class Arena:
     def sibling(self) -> str:
         return str(self.folder / "sibling.sock")
 
-    def strike(self, name: str, seed: int = SEED) -> None:
-        """Run one attack; its traceback is the failure."""
+    def begin(self, name: str, seed: int = SEED) -> subprocess.Popen[str]:
+        """One attack as a process, its complaint in `stderr`."""
         arguments = [name, self.victim, str(self.backend.pid), VICTIM, str(seed)]
-        done = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.hostile.attacker", *arguments],
             cwd=ROOT,
-            capture_output=True,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
         )
-        story = f"{done.stderr[-6000:]}\nbackend:\n{self.backend.log[-4000:]}"
-        assert done.returncode == 0, f"attack {name}, seed {seed}:\n{story}"
+
+    def strike(self, name: str, seed: int = SEED) -> None:
+        """Run one attack to its end; its traceback is the failure."""
+        attacker = self.begin(name, seed)
+        try:
+            _, said = attacker.communicate(timeout=STRIKE_S)
+        except subprocess.TimeoutExpired:
+            attacker.kill()
+            _, said = attacker.communicate()
+            said += f"not finished in {STRIKE_S} s"
+        story = f"{said[-6000:]}\nbackend:\n{self.backend.log[-4000:]}"
+        assert attacker.returncode == 0, f"attack {name}, seed {seed}:\n{story}"
 
     def check_victim(self) -> None:
         """The next client finds a device that works."""
@@ -57,9 +67,18 @@ class Arena:
         return frames
 
 
-def make_arena(folder: Path) -> Arena:
+def make_arena(folder: Path, idle: str = "adaptive") -> Arena:
+    """Each device connected to itself, both served by one worker."""
     devices = {VICTIM: "victim", "emu_iavf1": "sibling"}
-    arguments = ["--idle", "adaptive"]
+    arguments = ["--idle", idle]
     for name, socket in devices.items():
         arguments += ["--vdev", f"{name},path={folder}/{socket}.sock", "--connect", name]
     return Arena(folder, BackendProcess(folder, arguments))
+
+
+def tap_arena(folder: Path) -> Arena:
+    """The victim on a TAP interface, all of it in a network namespace of its own."""
+    arguments = ["--port", "tap0,type=tap,ifname=hostile0,mtu=9000"]
+    for name, socket, others in ((VICTIM, "victim", ",tap0"), ("emu_iavf1", "sibling", "")):
+        arguments += ["--vdev", f"{name},path={folder}/{socket}.sock", "--connect", name + others]
+    return Arena(folder, BackendProcess(folder, arguments, prefix=("unshare", "--net")))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from emuiavf.iavf import regs
 from emuiavf.virtchnl.ops import Op, Status
 from tests.hostile.attacks import Target, attack
+from tests.hostile.attacks.rings import tcp_frame
 from tests.hostile.backend import wait_for
 from tests.hostile.intruder import (
     BUFFER,
@@ -24,6 +25,8 @@ from tests.hostile.intruder import (
 )
 
 SIZE = 0x40000
+# IIPT, L4T and header lengths of `tcp_frame`.
+TCP_CHECKSUM = 3 << 9 | 1 << 12 | 7 << 16 | 5 << 23 | 5 << 30
 
 
 def stays_broken_until_mapped_anew(guest: Intruder, lost: Ram) -> None:
@@ -173,3 +176,27 @@ def vanished_altogether(target: Target) -> None:
         guest.negotiate()
         guest.start()
         guest.carry()
+
+
+@attack
+def vanished_under_a_frame_to_a_tap(target: Target) -> None:
+    """The head is there, the rest is read by the kernel; with and without offload."""
+    with target.intruder() as guest:
+        lost = guest.map(ELSEWHERE, SIZE, shrinkable=True)
+        guest.negotiate()
+        for offload in (0, TCP_CHECKSUM):
+            guest.start()
+            lost.write(0x1000 - 128, tcp_frame(guest)[:128])
+            lost.vanish(0x1000)
+            slot = guest.slot
+            guest.describe((ELSEWHERE + 0x1000 - 128, offload | EOP | RS | 1000 << 34))
+            wait_for("the end of the frame", lambda at=slot: guest.is_done(at))
+            wait_for("the refusal of ENABLE_QUEUES", lambda: restart(guest) == Status.ERR_PARAM)
+            guest.client.dma_unmap(ELSEWHERE, SIZE)
+            lost.vanish(SIZE)
+            guest.client.dma_map(ELSEWHERE, SIZE, lost.fd)
+            guest.reset_vf()
+            guest.start()
+            slot = guest.send()
+            wait_for("the completion of a frame", lambda at=slot: guest.is_done(at))
+            guest.reset_vf()
