@@ -54,8 +54,7 @@ def rig(
         Rig(cache, kernel, host, folder, queues=QUEUES) as ready,
         measure.iperf_server(host, cache, SERVER_PORT),
     ):
-        ready.ethtool(f"-L combined {QUEUES}")
-        ready.wait_carrier()
+        ready.change(f"ethtool -L {ready.ifname} combined {QUEUES}")
         key = ":".join(f"{byte:02x}" for byte in KEY)
         ready.ethtool(f"-X hkey {key} equal {QUEUES} {measure.XFRM_NONE}")
         yield ready

@@ -21,6 +21,7 @@ def unavailable() -> str:
         return "needs the ip program (iproute2)"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "needs /dev/net/tun"
+    Namespace.remove_stale()
     try:
         with Namespace() as probe:
             probe.run("ip", "tuntap", "add", "dev", "probe0", "mode", "tap")
@@ -77,6 +78,13 @@ class Namespace:
             ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False
         )
         return [int(word) for word in done.stdout.split()]
+
+    @staticmethod
+    def remove_stale() -> None:
+        """Remove what test runs left that were killed."""
+        for name in Path("/run/netns").glob("emuiavf-*-*"):
+            if not Path("/proc", name.name.split("-")[1]).exists():
+                subprocess.run(["ip", "netns", "del", name.name], check=False, capture_output=True)
 
     def __enter__(self) -> Self:
         subprocess.run(["ip", "netns", "add", self.name], check=True, capture_output=True)
