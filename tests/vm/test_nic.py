@@ -135,6 +135,7 @@ def test_tcp_without_checksum_error(rig: Rig, offloads: str, direction: str, fam
 
 # UDP, and counters that agree
 
+MOST_PADDING = 18  # of an ARP frame, the shortest there is
 GUEST_TO_DEVICE = ("unicast", "multicast", "broadcast", "bytes", "discards")
 
 
@@ -157,24 +158,38 @@ def settled(rig: Rig) -> dict[str, int]:
     raise TimeoutError("the guest's counters do not settle")
 
 
-def test_udp_counters_agree_everywhere(rig: Rig) -> None:
+@pytest.fixture
+def quiet(rig: Rig) -> Iterator[None]:
+    """Nothing but what the test sends, and no frame larger or smaller than on the wire."""
     rig.set_mtu(1500)
     rig.ethtool("-K tso off gso off gro off")
     rig.host.run(rig.cache / "bin" / "ethtool", "-K", TAP, "tso", "off", "gso", "off")
-    rig.vm.check("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-    rig.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-    settled(rig)
+    tap_mac = rig.host.run("cat", f"/sys/class/net/{TAP}/address").strip()
+    neighbour = "ip neigh replace {} lladdr {} dev {} nud permanent"
+    rig.vm.check(neighbour.format(rig.net.host, tap_mac, rig.ifname))
+    rig.host.run(*neighbour.format(rig.net.guest, MAC, TAP).split())
+    switch = "echo {} > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+    rig.vm.check(switch.format(1))
+    rig.host.run("sh", "-c", switch.format(1))
+    yield
+    rig.vm.check(switch.format(0))
+    rig.host.run("sh", "-c", switch.format(0))
+    rig.ethtool("-K tso on gso on gro on")
+
+
+def test_udp_counters_agree_everywhere(rig: Rig, quiet: None) -> None:
+    guest_before = settled(rig)
     host_before, device_before = host_link(rig), rig.stats()
     for direction in ("", "-R"):
         measure.iperf(rig.vm, rig.net.host, f"-u -b 20M -l 18 {direction}", seconds=2)
     guest = settled(rig)
     host_after, device = host_link(rig), rig.stats()
-    rig.vm.check("echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-    rig.host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-    rig.host.address(TAP, f"{rig.net.host6}/64")
-    rig.configure()
-    rig.ethtool("-K tso on gso on gro on")
 
+    # iavf pads what is shorter than 60 bytes before it counts rx-N.bytes: here the few datagrams by
+    # which iperf3 opens a flow.  So these may differ by that, all others agree exactly.
+    for name in [name for name in guest if re.fullmatch(r"rx-\d+\.bytes", name)]:
+        padding = guest.pop(name) - guest_before[name] - device[name] + device_before[name]
+        assert 0 <= padding <= 4 * MOST_PADDING, name
     shared = {name: (guest[name], device[name]) for name in guest if name in device}
     assert {f"{way}_{kind}" for way in ("rx", "tx") for kind in GUEST_TO_DEVICE} <= set(shared)
     assert {name: pair for name, pair in shared.items() if pair[0] != pair[1]} == {}

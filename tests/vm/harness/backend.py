@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -78,17 +78,19 @@ class BackendProcess:
 
     def stats(self, name: str) -> dict[str, Any]:
         """`emuiavf stats --json NAME`: the counters of one device or port."""
+        # Other processes may serve a device of this name.
         done = subprocess.run(
-            [sys.executable, "-m", "emuiavf", "stats", "--json", name],
+            [sys.executable, "-m", "emuiavf", "stats", "--json", f"{self.pid}-{name}"],
             cwd=ROOT,
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
             timeout=30,
         )
+        assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        if isinstance(found, Mapping) and name in found:
-            found = found[name]
+        if len(found) == 1:
+            (found,) = found.values()
         assert isinstance(found, dict), done.stdout
         return found
 

@@ -108,6 +108,7 @@ class Rig:
         self.ifname = measure.interface(self.vm, driver="iavf", timeout_s=timeout_s)
         name, net = self.ifname, self.net
         self.vm.check(
+            "echo 1 > /proc/sys/net/ipv6/conf/all/keep_addr_on_down; "
             f"ip addr replace {net.guest}/24 dev {name} && ip link set {name} up && "
             f"ip addr replace {net.guest6}/64 dev {name} nodad"
         )
@@ -126,12 +127,18 @@ class Rig:
     def change(self, command: str) -> None:
         """A command for which iavf resets the VF, and waits for that.
 
-        iavf of 6.1 waits with the lock held that its own reset needs: the command fails with EBUSY
-        after 5 s, and only then is the change made.
+        iavf of 6.1 waits with the lock held that its own reset needs, and fails with EBUSY after
+        5 s, before the change is made; so there it is made with the interface down.
         """
-        code, text = self.vm.run(command)
-        if code and not (self.kernel == "6.1" and re.search(r"busy", text, re.IGNORECASE)):
-            raise GuestError(f"guest: {command}: exit code {code}\n{text}")
+        if self.kernel != "6.1":
+            self.vm.check(command)
+        else:
+            name = self.ifname
+            self.vm.check(f"ip link set {name} down")
+            code, text = self.vm.run(command)
+            if code and not re.search(r"busy", text, re.IGNORECASE):
+                raise GuestError(f"guest: {command}: exit code {code}\n{text}")
+            self.vm.wait(f"ip link set {name} up && ethtool -k {name} >/dev/null")
         self.wait_carrier()
 
     def set_mtu(self, mtu: int) -> None:
