@@ -27,7 +27,7 @@ enum {
 typedef struct ToeplitzKey {
     uint64_t windows[TOEPLITZ_WORDS];
     uint64_t windows_v4[TOEPLITZ_WORDS_V4];
-    uint64_t fold; /* all ones: the ports are replaced by their XOR; else 0 */
+    int fold; /* the ports are replaced by their XOR */
 } ToeplitzKey;
 
 static void toeplitz_prepare(ToeplitzKey *key, const uint8_t *bytes52)
@@ -48,13 +48,15 @@ static void toeplitz_symmetric(ToeplitzKey *key)
     for (unsigned word = 0; word < 4; word++)
         key->windows[word] = key->windows[word + 4] ^= key->windows[word];
     key->windows_v4[0] = key->windows_v4[1] ^= key->windows_v4[0];
-    key->fold = UINT64_MAX;
+    key->fold = 1;
 }
 
 static inline uint32_t toeplitz_ports(const ToeplitzKey *key, const uint8_t *ports)
 {
     uint32_t word = load_be32(ports);
-    return word ^ ((word << 16 | word >> 16) & (uint32_t)key->fold);
+    if (__builtin_expect(key->fold, 0))
+        word ^= word << 16 | word >> 16;
+    return word;
 }
 
 /* The hash of a sum of products. */
@@ -88,16 +90,23 @@ __attribute__((target("pclmul"))) static uint32_t
 toeplitz_clmul(const ToeplitzKey *key, const uint8_t *addresses, unsigned words,
                const uint8_t *ports)
 {
-    const uint64_t *windows = words == 8 ? key->windows : key->windows_v4;
-    __m128i product = _mm_xor_si128(TOEPLITZ_SHARE(load_be32(addresses), windows),
-                                    TOEPLITZ_SHARE(load_be32(addresses + 4), windows + 1));
-    if (words == 8)
-        for (unsigned at = 2; at < 8; at++)
+    const uint64_t *windows = key->windows_v4;
+    __m128i product;
+    if (words == 8) {
+        windows = key->windows;
+        product = TOEPLITZ_SHARE(load_be32(addresses + 8), windows + 2);
+        for (unsigned at = 3; at < 8; at++)
             product = _mm_xor_si128(
                 product, TOEPLITZ_SHARE(load_be32(addresses + 4 * at), windows + at));
-    if (ports)
-        product = _mm_xor_si128(product,
-                                TOEPLITZ_SHARE(toeplitz_ports(key, ports), windows + words));
+        if (ports)
+            product = _mm_xor_si128(
+                product, TOEPLITZ_SHARE(toeplitz_ports(key, ports), windows + 8));
+    } else {
+        product = ports ? TOEPLITZ_SHARE(toeplitz_ports(key, ports), windows + 2)
+                        : _mm_setzero_si128();
+    }
+    product = _mm_xor_si128(product, TOEPLITZ_SHARE(load_be32(addresses), windows));
+    product = _mm_xor_si128(product, TOEPLITZ_SHARE(load_be32(addresses + 4), windows + 1));
     return toeplitz_order((uint64_t)_mm_cvtsi128_si64(product));
 }
 #endif
