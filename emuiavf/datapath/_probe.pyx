@@ -10,14 +10,14 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from emuiavf.datapath cimport _frame
-from emuiavf.datapath._frame cimport FRAME_HEAD, Burst, Frame
+from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
+from emuiavf.datapath._frame cimport FRAME_HEAD, Burst, Frame, Segment
 from emuiavf.datapath._offload cimport (
     CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, TOEPLITZ_CLMUL, TOEPLITZ_LOOP, Csum, ToeplitzKey,
     burst_judge, crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold,
     csum_init, csum_use, frame_check_request, frame_copy, frame_fill_ip_csum, frame_hash,
-    frame_l4_range,
-    frame_parse, frame_pseudo, frame_seed_partial, frame_segment_header, frame_settle,
-    toeplitz_hash, toeplitz_prepare, toeplitz_use)
+    frame_l4_range, frame_parse, frame_pseudo, frame_seed_partial, frame_segment_header,
+    frame_settle, toeplitz_hash, toeplitz_prepare, toeplitz_use)
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -217,6 +217,54 @@ cdef class Probe:
         verdict = self.frame.flags & (_frame.FRAME_L4_GOOD | _frame.FRAME_L4_BAD)
         return (self.frame.head[:self.frame.head_len],
                 verdict == _frame.FRAME_L4_GOOD if verdict else None)
+
+    def emit(self, list sources, list pieces, *, uint32_t strip=0, bint judge=True,
+             at=None) -> tuple[bytes, bool | None]:
+        """The frame (or its segment at payload offset `at`) delivered, and the verdict.
+
+        sources: sizes of the buffers behind the head; pieces: sizes of the receiver's.  ValueError
+        when a byte beside the pieces was written.
+        """
+        cdef const uint8_t[::1] rest = self.data[self.frame.head_len:] + b"\0"
+        cdef uint8_t[::1] out = bytearray(b"\xa5" * (sum(pieces) + 16 * len(pieces) + 16))
+        cdef Segment segs[64]
+        cdef Segment into[64]
+        cdef Gather gather
+        cdef uint32_t place = 0, verdict = 0
+        cdef int i
+        if len(sources) > 64 or len(pieces) > 63:
+            raise ValueError("at most 64 buffers")
+        for i in range(len(sources)):
+            segs[i].data = <uint8_t *>&rest[place]
+            segs[i].len = sources[i]
+            place += segs[i].len
+        self.frame.segs = segs
+        self.frame.num_segs = len(sources)
+        place = 16
+        for i in range(len(pieces)):
+            into[i].data = &out[place]
+            into[i].len = pieces[i]
+            place += into[i].len + 16
+        # What follows the last piece of a delivery in a batch: the next one's.
+        into[len(pieces)].data = &out[0]
+        into[len(pieces)].len = 0
+        if at is None:
+            verdict = emit_frame(&self.frame, strip, into, judge)
+        else:
+            gather_begin(&gather, &self.frame,
+                         self.frame.l2_len + self.frame.l3_len + self.frame.l4_len + <uint32_t>at)
+            emit_segment(&self.frame, at, &gather, strip, into)
+        self.frame.num_segs = 0
+        delivered = b""
+        place = 0
+        for size in pieces:
+            if bytes(out[place:place + 16]) != b"\xa5" * 16:
+                raise ValueError("written beside the pieces")
+            delivered += bytes(out[place + 16:place + 16 + size])
+            place += 16 + size
+        if bytes(out[place:]) != b"\xa5" * 16:
+            raise ValueError("written behind the pieces")
+        return delivered, verdict == _frame.FRAME_L4_GOOD if verdict else None
 
     def seed_partial(self) -> bytes:
         """The head as a TAP wants it."""
