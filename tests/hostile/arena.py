@@ -67,10 +67,10 @@ class Arena:
         return frames
 
 
-def make_arena(folder: Path, idle: str = "adaptive") -> Arena:
-    """Each device connected to itself, both served by one worker."""
+def make_arena(folder: Path, workers: int = 1) -> Arena:
+    """Each device connected to itself; two workers serve one device each."""
     devices = {VICTIM: "victim", "emu_iavf1": "sibling"}
-    arguments = ["--idle", idle]
+    arguments = ["--workers", str(workers)]
     for name, socket in devices.items():
         arguments += ["--vdev", f"{name},path={folder}/{socket}.sock", "--connect", name]
     return Arena(folder, BackendProcess(folder, arguments))
