@@ -21,8 +21,10 @@ from tests.hostile.pump import Pump
 
 pytestmark = [
     pytest.mark.slow,
+    # A comparison of times says nothing on a crowded machine, so it runs where somebody wants it.
     pytest.mark.skipif(
-        os.environ.get("EMUIAVF_ASAN") == "1", reason="rates are compared in the ordinary build"
+        os.environ.get("EMUIAVF_RATES") != "1",
+        reason="rates are compared on request, on an idle machine (EMUIAVF_RATES=1)",
     ),
 ]
 
