@@ -1,0 +1,116 @@
+"""The ceiling: what a bare ring in shared memory moves between two cores of this machine.
+
+One producer, one consumer, descriptors of 16 bytes, bursts of 32; each side copies each frame
+once.  No translation, no bounds, no filter, no doorbell page, no counters.  Sizes are of what is
+copied.
+"""
+
+import argparse
+import mmap
+import os
+import statistics
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench import report
+from bench.bench_loop import cpu_pair, pinned
+from emuiavf.datapath._limit import CopyRing
+
+SLOTS = 512
+IN_FLIGHT = 128
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Frames of `size` bytes in buffers `stride` bytes apart."""
+
+    size: int
+    stride: int
+
+
+SHAPES = {
+    "packed_64": Shape(64, 64),
+    "apart_64": Shape(64, 2048),
+    "apart_1518": Shape(1518, 2048),
+}
+WORDS = {
+    "packed_64": "64 bytes, one buffer right behind the other",
+    "apart_64": "64 bytes, buffers 2 KiB apart, as those of a driver are",
+    "apart_1518": "1518 bytes, buffers 2 KiB apart",
+}
+MEANING = {f"{name}_mpps": f"million frames per second, {words}" for name, words in WORDS.items()}
+MEANING |= {f"{name}_best_mpps": "the best run" for name in SHAPES}
+# What the cases of bench/peers.py are held against, by frame size: the quicker of two layouts.
+CEILINGS = {64: ("packed_64", "apart_64"), 1518: ("apart_1518",)}
+
+
+def time_ring(
+    shape: Shape, cpus: tuple[int, int], seconds: float, in_flight: int = IN_FLIGHT
+) -> float:
+    """Million frames per second from the first CPU to the second."""
+    memory = mmap.mmap(-1, CopyRing.memory_needed(SLOTS, shape.stride))
+    ring = CopyRing(
+        memory, slots=SLOTS, stride=shape.stride, size=shape.size, in_flight=in_flight
+    )
+    moved: list[int] = []
+    failures: list[BaseException] = []
+
+    def consume() -> None:
+        os.sched_setaffinity(0, {cpus[1]})
+        try:
+            moved.append(ring.consume())
+        except RuntimeError as error:
+            failures.append(error)
+
+    def produce() -> None:
+        os.sched_setaffinity(0, {cpus[0]})
+        ring.produce()
+
+    threads = [threading.Thread(target=side) for side in (consume, produce)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    ring.stop()
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - began
+    if failures:
+        raise failures[0]
+    return moved[0] / took / 1e6
+
+
+def run(args: argparse.Namespace) -> report.Results:
+    with pinned(args.cpus[0]):
+        rates: dict[str, list[float]] = {name: [] for name in SHAPES}
+        for _ in range(args.runs):
+            for name, shape in SHAPES.items():
+                rates[name].append(time_ring(shape, args.cpus, args.seconds, args.in_flight))
+    return {f"{name}_mpps": statistics.median(found) for name, found in rates.items()} | {
+        f"{name}_best_mpps": max(found) for name, found in rates.items()
+    }
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each run")
+    parser.add_argument("--runs", type=int, default=5, help="per number, which is their median")
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, metavar="FRAMES")
+    parser.add_argument(
+        "--cpus", type=cpu_pair, default=(0, 1), metavar="PRODUCER,CONSUMER", help="0,1 without"
+    )
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    arguments(parser)
+    args = parser.parse_args()
+    report.show("limit", run(args), MEANING, args.json)
+
+
+if __name__ == "__main__":
+    main()
