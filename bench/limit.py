@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import report
 from bench.bench_loop import cpu_pair, pinned
@@ -54,9 +54,7 @@ def time_ring(
 ) -> float:
     """Million frames per second from the first CPU to the second."""
     memory = mmap.mmap(-1, CopyRing.memory_needed(SLOTS, shape.stride))
-    ring = CopyRing(
-        memory, slots=SLOTS, stride=shape.stride, size=shape.size, in_flight=in_flight
-    )
+    ring = CopyRing(memory, slots=SLOTS, stride=shape.stride, size=shape.size, in_flight=in_flight)
     moved: list[int] = []
     failures: list[BaseException] = []
 

@@ -7,28 +7,55 @@ lets the engine step in this very thread; only the step is timed.
 import mmap
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 
+from bench.frames import TCP_HEADERS
 from emuiavf._dma import MemTable
 from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
-from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig
+from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig, VlanOffload
 
 MEMORY = 16 << 20
 BUFFER = 2048
 QRX_TAIL = 0x2000
 TX_LAST = 0x10 | 0x40
 TX_REPORT = 0x20
+TX_CONTEXT = 0x1
+TX_SEGMENT = 0x10
 # A driver asks for a report (RS) once per so many descriptors.
 REPORT_EVERY = 32
 ALL_CLASSES = 0x7FFF_FFFF_FFFF_FFFF
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a driver asks of the device for each frame, in bits of a Tx descriptor's qword 1.
+
+    `command`: beside those of the last descriptor.  `mss`: not 0 for a frame that is to be
+    segmented; it then has a context descriptor and one descriptor per buffer.
+    """
+
+    command: int = 0
+    mss: int = 0
+
+
+PLAIN = Request()
+_LENGTHS_4 = 14 // 2 << 16 | 20 // 4 << 23
+VLAN = Request(0x80 | 7 << 48)
+CSUM_UDP = Request(3 << 9 | 3 << 12 | _LENGTHS_4 | 8 // 4 << 30)
+TSO_TCP = Request(3 << 9 | 1 << 12 | _LENGTHS_4 | 20 // 4 << 30, mss=1448)
+
+
 class Guest:
     """Memory, rings and doorbells of one VF, and the VF."""
 
-    def __init__(self, name: str, mac: bytes, ring_len: int, judged: bool) -> None:
+    def __init__(
+        self, name: str, mac: bytes, ring_len: int, judged: bool, hashed: bool, strip: bool
+    ) -> None:
         fd = os.memfd_create(name, os.MFD_CLOEXEC)
         os.ftruncate(fd, MEMORY)
         self.memory = np.frombuffer(mmap.mmap(fd, MEMORY), np.uint8)
@@ -39,7 +66,6 @@ class Guest:
         self.rows = np.zeros((2, 16), np.uint64)
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.ring_len = ring_len
-        self.tail = 0
         self.tx = self.memory[0x10000:].view(np.uint64)[: 2 * ring_len].reshape(ring_len, 2)
         self.rx = self.memory[0x80000:].view(np.uint64)[: 4 * ring_len].reshape(ring_len, 4)
         buffers = np.arange(ring_len, dtype=np.uint64) * np.uint64(BUFFER)
@@ -51,54 +77,98 @@ class Guest:
         self.vf.configure_tx(TxQueueConfig(0, ring_len, 0x10000))
         self.vf.configure_rx(RxQueueConfig(0, ring_len, 0x80000, BUFFER, 9728))
         self.vf.set_filter(RxFilter(macs=frozenset({mac})))
-        if judged:
+        if hashed:
             self.vf.set_rss(RssConfig(key=bytes(range(1, 53)), hena=ALL_CLASSES))
+        self.vf.set_vlan(VlanOffload(strip=strip))
         self.vf.set_bus_master(True)
         self.vf.enable(1, 1)
 
-    def load(self, frame: bytes) -> None:
-        """The frame that every Tx descriptor sends."""
+    def load(self, frame: bytes, request: Request) -> int:
+        """The frame that every Tx descriptor, or every group of them, sends; the group's size."""
         data = np.frombuffer(frame, np.uint8)
-        for address in self.tx_buffers:
-            self.memory[int(address) : int(address) + len(frame)] = data
-        self.tx_fresh[:, 0] = self.tx_buffers
-        self.tx_fresh[:, 1] = TX_LAST | len(frame) << 34
-        self.tx_fresh[REPORT_EVERY - 1 :: REPORT_EVERY, 1] |= TX_REPORT
+        if request.mss == 0:
+            for address in self.tx_buffers:
+                self.memory[int(address) : int(address) + len(frame)] = data
+            self.tx_fresh[:, 0] = self.tx_buffers
+            self.tx_fresh[:, 1] = TX_LAST | request.command | len(frame) << 34
+            self.tx_fresh[REPORT_EVERY - 1 :: REPORT_EVERY, 1] |= TX_REPORT
+            return 1
+        buffers = -(-len(frame) // BUFFER)
+        group = 1 + buffers
+        address = int(self.tx_buffers[0])
+        context = TX_CONTEXT | TX_SEGMENT | len(frame) - TCP_HEADERS << 30 | request.mss << 50
+        self.memory[address : address + len(frame)] = data
+        if self.ring_len % group:
+            raise ValueError(f"{self.ring_len} descriptors are not a number of groups of {group}")
+        for first in range(0, self.ring_len, group):
+            self.tx_fresh[first] = 0, context
+            for number in range(buffers):
+                size = min(BUFFER, len(frame) - number * BUFFER)
+                word = request.command | size << 34
+                if number == buffers - 1:
+                    word |= TX_LAST | TX_REPORT
+                self.tx_fresh[first + 1 + number] = address + number * BUFFER, word
+        return group
 
-    def rearm(self) -> None:
-        """Descriptors as a driver posts them, tails a whole ring but one slot further on."""
+    def rearm(self, received: int, sent: int) -> None:
+        """Descriptors as a driver posts them: a whole ring of buffers but one slot behind those
+        `received` since the start, and Tx descriptors up to `sent`."""
         self.tx[:] = self.tx_fresh
         self.rx[:] = self.rx_fresh
-        self.tail = (self.tail + self.ring_len - 1) % self.ring_len
-        self.tails[QRX_TAIL // 4] = self.tail
-        self.tails[0] = self.tail
+        self.tails[QRX_TAIL // 4] = (received + self.ring_len - 1) % self.ring_len
+        self.tails[0] = sent % self.ring_len
 
 
 class Pair:
-    """Two guests joined 1:1: the first one sends, the second one receives."""
+    """Two guests joined 1:1: the first one sends, the second one receives.
 
-    def __init__(self, frame: bytes, *, ring_len: int = 512, judged: bool = False) -> None:
+    `judged`: the receiver gets verdicts of checksums; `hashed`: and hashes (as judged, without);
+    `strip`: tags in the descriptor.  `frames` is what one round delivers.
+    """
+
+    def __init__(
+        self,
+        frame: bytes,
+        *,
+        ring_len: int = 512,
+        judged: bool = False,
+        hashed: bool | None = None,
+        strip: bool = False,
+        request: Request = PLAIN,
+    ) -> None:
         self.engine = Engine()
-        self.sender = Guest("sender", frame[6:12], ring_len, judged)
-        self.receiver = Guest("receiver", frame[:6], ring_len, judged)
-        self.sender.load(frame)
+        macs = {"sender": frame[6:12], "receiver": frame[:6]}
+        hashed = judged if hashed is None else hashed
+        self.sender, self.receiver = (
+            Guest(name, mac, ring_len, judged, hashed, strip) for name, mac in macs.items()
+        )
+        self.group = self.sender.load(frame, request)
         for guest in (self.sender, self.receiver):
             self.engine.add(guest.vf)
         self.engine.connect(self.sender.vf, self.receiver.vf)
-        self.frames = ring_len - 1
-        self.turns = -(-self.frames // 32)
+        segments = -(-(len(frame) - TCP_HEADERS) // request.mss) if request.mss else 1
+        # As many as fit into both rings; a group never crosses the end of its ring.
+        self.sent = min((ring_len - 1) // segments, (ring_len - self.group) // self.group)
+        self.frames = self.sent * segments
+        self.turns = -(-self.sent // 32) if segments == 1 else self.sent
+        self._received = self._posted = 0
 
-    def round(self) -> int:
-        """Move one ring of frames; nanoseconds it took.  RuntimeError when some did not arrive."""
+    def round(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
+        """Move one ring of frames; nanoseconds it took.  RuntimeError when some did not arrive.
+
+        The step that moves them runs within `around`.
+        """
         before = int(self.receiver.rows[0, 6])
-        for guest in (self.sender, self.receiver):
-            guest.rearm()
+        self._posted += self.sent * self.group
+        self.sender.rearm(0, self._posted)
         # The receiver only receives.
-        self.receiver.tails[0] = 0
-        began = time.perf_counter_ns()
-        self.engine.step(self.turns)
-        took = time.perf_counter_ns() - began
+        self.receiver.rearm(self._received, 0)
+        with around():
+            began = time.perf_counter_ns()
+            self.engine.step(self.turns)
+            took = time.perf_counter_ns() - began
         moved = int(self.receiver.rows[0, 6]) - before
         if moved != self.frames:
             raise RuntimeError(f"{moved} of {self.frames} frames arrived")
+        self._received += moved
         return took

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bench import bench_control, bench_loop, bench_ring
-from bench.instructions import plain, self_costs
+from bench import bench_control, bench_loop, bench_ring, limit, profile
+from bench.callgrind import plain, read
+from bench.perf_counters import Counters
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
     bench_ring: ["--rounds", "2"],
     bench_control: ["--reads", "20", "--maps", "5", "--bring-ups", "1"],
     bench_loop: ["--seconds", "0.05", "--cpus", "0,0"],
+    limit: ["--seconds", "0.05", "--runs", "1"],
 }
 
 
@@ -34,19 +36,89 @@ def test_bench_gives_every_number(bench) -> None:
     assert min(results.values()) > 0
 
 
+DUMP = """
+fn=(1) __pyx_f_7emuiavf_8datapath_7_worker__turn
+10 5
++1 7
+cfn=(2) __pyx_f_7emuiavf_8_ring_rx_vf_put
+calls=1 3
++1 160
+fn=(2)
+* 20
++2
+cfn=(3) __pyx_f_7emuiavf_8_ring_rx_vf_put_some
+calls=2 9
+* 140
+fn=(3)
+9 40
+cfn=(4) toeplitz_clmul
+calls=1 3
++1 100
+fn=(4)
+* 100
+"""
+
+
 def test_instructions_count_with_the_function_they_are_in() -> None:
-    lines = [
-        "fn=(1) __pyx_f_7emuiavf_8_ring_rx_rx_put",
-        "10 5",
-        "+1 7",
-        "cfn=(2) toeplitz_clmul",
-        "calls=1 3",
-        "+1 100",
-        "fn=(2)",
-        "* 100",
-        "+2",
-    ]
-    assert self_costs(lines) == {"__pyx_f_7emuiavf_8_ring_rx_rx_put": 12, "toeplitz_clmul": 100}
+    costs = read(DUMP.splitlines())
+    assert costs.own == {"_turn": 12, "vf_put": 20, "vf_put_some": 40, "toeplitz_clmul": 100}
+    assert costs.all == 172
+
+
+def test_a_stage_has_what_it_calls_once() -> None:
+    costs = read(DUMP.splitlines())
+    assert costs.spent_in("vf_put") == 160
+    assert costs.spent_in("toeplitz") == 100
+    assert costs.spent_in("tx_take") == 0
+
+
+@pytest.mark.slow
+def test_instructions_per_frame_have_not_risen() -> None:
+    try:
+        risen = profile.check()
+    except profile.NoFigures as reason:
+        pytest.skip(str(reason))
+    assert risen == []
+
+
+FIGURES = {"bare": {"all": 100.0, "take": 40.0, "route": 10.0, "put": 40.0, "done": 10.0}}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaints"),
+    [({}, 0), ({"all": 104.9}, 0), ({"put": 42.1}, 1), ({"all": 106.0, "done": 16.0}, 2)],
+)
+def test_a_rise_over_the_figures_is_told(change: dict[str, float], complaints: int) -> None:
+    found = {"bare": FIGURES["bare"] | change}
+    assert len(profile.rises(found, FIGURES)) == complaints
+
+
+def test_figures_are_there_for_every_case() -> None:
+    figures = json.loads(profile.FIGURES.read_text())
+    assert [cases.keys() for cases in figures.values()] == [profile.CASES.keys()] * len(figures)
+
+
+@pytest.mark.parametrize("name", profile.CASES)
+def test_every_frame_of_a_case_arrives(name: str) -> None:
+    pair = profile.CASES[name].pair()
+    pair.round()
+    pair.round()
+    assert int(pair.receiver.rows[0, 6]) == 2 * pair.frames
+
+
+def test_counters_count_only_within() -> None:
+    page_faults = {"page_faults": (1, 2)}
+    try:
+        counters = Counters.open(page_faults)
+    except OSError as error:
+        pytest.skip(f"perf_event_open: {error}")
+    bytearray(1 << 20)
+    with counters.counting():
+        touched = bytes(bytearray(16 << 20))
+    bytearray(len(touched))
+    assert 2 <= counters.read()["page_faults"] <= 2 * (16 << 8) + 64
+    assert counters.read() == {"page_faults": 0}
+    counters.close()
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ cdef inline bint parse_plain(Frame *frame) noexcept nogil:
     """Most frames: IPv4 without tags, options or fragments, with TCP or UDP, nothing asked.
 
     Returns 0, and has changed nothing, for all others.  Halves the instructions of a parse
-    (bench/instructions.py).
+    (bench/profile.py).
     """
     cdef const uint8_t *head = frame.head
     cdef uint32_t flags = frame.flags, room = frame.head_len, protocol
@@ -491,7 +491,7 @@ cdef inline uint32_t plain_verdict(const Frame *frame) noexcept nogil:
 cdef inline void judge_plain(Frame *frame, const ToeplitzKey *key, uint64_t hena,
                              bint judge) noexcept nogil:
     """Hash and verdict of a frame of parse_plain: every offset is a constant.  That takes
-    336 instructions down to 249 (bench/instructions.py)."""
+    336 instructions down to 249 (bench/profile.py)."""
     cdef uint32_t flags = frame.flags & ~<uint32_t>FRAME_HASHED
     cdef uint32_t kind = KIND_UDP if frame.l4_proto == L4_UDP else KIND_TCP
     frame.hash = 0
