@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from emuiavf.demo import DemoError, DemoOptions, Directions, run_demo
+from emuiavf.demo import DemoError, DemoInterrupted, DemoOptions, Directions, Stop, run_demo
 from emuiavf.errors import ConfigError
 from emuiavf.guest._traffic import MAX_SIZE, MIN_SIZE
 
@@ -32,17 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when every frame arrived in order and whole, else 1; 130 when interrupted."""
     options = _options(args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop = Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.ask())
     try:
         if args.json:
-            rows = run_demo(options, lambda rows: None)
+            rows = run_demo(options, lambda rows: None, stop)
             print(json.dumps({**_settings(options), "ok": _clean(rows), "directions": rows}))
         else:
-            rows = _run_live(options)
+            rows = _run_live(options, stop)
     except DemoError as error:
         print(f"emuiavf demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except DemoInterrupted:
         return EXIT_INTERRUPTED
     return 0 if _clean(rows) else 1
 
@@ -59,17 +61,17 @@ def _options(args: argparse.Namespace) -> DemoOptions:
     return DemoOptions(args.seconds, args.size, args.queues, args.workers, args.inject)
 
 
-def _run_live(options: DemoOptions) -> Directions:
+def _run_live(options: DemoOptions, stop: Stop) -> Directions:
     console = Console()
     title = (
         f"two VFs, {options.queues} queue pair{'s' * (options.queues > 1)} each, "
         f"{options.size} B frames, {options.workers} worker{'s' * (options.workers > 1)}"
     )
     if not console.is_terminal:
-        rows = run_demo(options, lambda rows: None)
+        rows = run_demo(options, lambda rows: None, stop)
     else:
         with Live(_table(title, []), console=console, transient=True) as live:
-            rows = run_demo(options, lambda rows: live.update(_table(title, rows)))
+            rows = run_demo(options, lambda rows: live.update(_table(title, rows)), stop)
     console.print(_table(title, rows))
     if _clean(rows):
         console.print("every frame arrived: 0 lost, 0 reordered, 0 corrupted", style="green")
