@@ -184,15 +184,29 @@ cdef class Vf(Endpoint):
         store_seq_ptr(<void **>&self.run.rx_set, fresh)
 
     def configure_tx(self, queue) -> None:
-        """Lay out a Tx ring that is not enabled; head and tail start at 0 (trap 22)."""
+        """Lay out a Tx ring that is not enabled; the head starts at 0.
+
+        So does the tail (trap 22), unless the ring is the first since a VF reset: iavf of 6.1 lets
+        its stack send before it configures the queues, and that doorbell comes only once.
+        """
         cdef int i = self._index(queue.index)
         cdef RingState *state = self.tx[i].state
         if self.tx[i].enabled:
             raise StateError(f"Tx queue {i} is enabled")
+        again = state.configured
         self._configure(state, queue)
         self.tx[i].fault = FAULT_NONE
         self.tx[i].source.held_since = 0
-        store_release_u32(self.tx[i].tail, 0)
+        if again:
+            store_release_u32(self.tx[i].tail, 0)
+
+    def forget_tx_tails(self) -> None:
+        """A driver begins: what stands in the tails of rings that it has yet to configure is of
+        the one before, or of its own time before it noticed a reset."""
+        cdef int i
+        for i in range(self.max_queue_pairs):
+            if not self.tx[i].state.configured:
+                store_release_u32(self.tx[i].tail, 0)
 
     def configure_rx(self, queue) -> None:
         """Lay out a Rx ring that is not enabled; head starts at 0, the tail is kept (trap 22)."""

@@ -471,6 +471,52 @@ def test_malformed_transmit_stops_the_queue_until_it_is_configured(reason):
     assert [f.data for f in b.receive()] == [frame(64)]
 
 
+def test_frame_rung_between_reset_and_configuration_is_sent():
+    """iavf of 6.1 sends as soon as its reset task is through, before it configures the queues."""
+    engine, a, b = rig()
+    b.post(4)
+    a.vf.disable(1, 1)
+    engine.publish()
+    a.vf.forget()
+    a.send(frame(64))
+    a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
+    a.vf.enable(0, 1)
+    engine.publish()
+    engine.step()
+    assert [f.data for f in b.receive()] == [frame(64)]
+
+
+@pytest.mark.parametrize("stale", [3, 0xFFFF_FFFF])
+def test_tail_of_a_driver_that_has_not_noticed_its_reset_is_forgotten(stale):
+    engine, a, b = rig()
+    b.post(4)
+    a.vf.disable(1, 1)
+    engine.publish()
+    a.vf.forget()
+    a.tail(0, stale)
+    a.vf.forget_tx_tails()
+    a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
+    a.vf.enable(0, 1)
+    engine.publish()
+    engine.step()
+    assert a.vf.take_faults() == []
+    assert b.receive() == []
+
+
+def test_tail_of_a_stopped_queue_is_forgotten_when_it_is_configured_again():
+    """Trap 22."""
+    engine, a, b = rig()
+    b.post(4)
+    a.send(frame(64))
+    engine.step()
+    a.vf.disable(0, 1)
+    engine.publish()
+    a.vf.forget_tx_tails()
+    assert a.registers[0] == 1
+    a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
+    assert a.registers[0] == 0
+
+
 def test_malformed_receive_buffer_stops_that_queue_only():
     engine, a, b = rig()
     b.post(4)

@@ -122,6 +122,9 @@ class RingBackend:
     def wake(self) -> None:
         self._engine.wake()
 
+    def forget_tx_tails(self) -> None:
+        self._vf.forget_tx_tails()
+
     def take_faults(self) -> list[tuple[str, int, str]]:
         return self._vf.take_faults()
 

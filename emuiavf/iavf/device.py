@@ -66,10 +66,12 @@ class DataPathControl(VectorControl, Protocol):
     """What the device asks of its data path beyond the facts of `Sink`.
 
     `take_faults()` tells (direction, queue, reason) of queues stopped since the last call; the
-    device's `fault_fd` is signalled when there are any.
+    device's `fault_fd` is signalled when there are any.  `forget_tx_tails()` clears the doorbells
+    of Tx queues that nobody has configured.
     """
 
     def take_faults(self) -> list[tuple[str, int, str]]: ...
+    def forget_tx_tails(self) -> None: ...
 
 
 def _num_vectors(max_queue_pairs: int) -> int:
@@ -145,6 +147,7 @@ class IavfDevice:
             self._adminq, self._session, self._resets, self._loop.call_later, self._log
         )
         self._bar0.on_write[regs.ATQT1.offset] = self._on_atq_tail
+        self._bar0.on_write[regs.ATQLEN1.offset] = self._on_atq_set_up
         self._bar0.on_write[regs.ARQT1.offset] = self._on_arq_tail
         for register in (regs.ARQH1, regs.ARQLEN1):
             self._bar0.on_write[register.offset] = self._on_arq_set_up
@@ -306,6 +309,11 @@ class IavfDevice:
     def _on_arq_tail(self) -> None:
         self._channel.deliver()
         self._look_for_unshared_memory()
+
+    def _on_atq_set_up(self) -> None:
+        """The first thing that a driver does; until here it may ring for rings of its past."""
+        if self._control is not None:
+            self._control.forget_tx_tails()
 
     def _on_arq_set_up(self) -> None:
         self._adminq.arq_set_up()

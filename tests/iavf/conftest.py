@@ -28,6 +28,7 @@ class FakeControl:
         self.raised: list[int] = []
         self.wakes = 0
         self.faults: list[tuple[str, int, str]] = []
+        self.tails_forgotten = 0
 
     def write_dyn_ctl(self, vector: int, value: int) -> None:
         self.dyn_ctl[vector] = value
@@ -50,6 +51,9 @@ class FakeControl:
     def take_faults(self) -> list[tuple[str, int, str]]:
         taken, self.faults = self.faults, []
         return taken
+
+    def forget_tx_tails(self) -> None:
+        self.tails_forgotten += 1
 
 
 class Bench:

@@ -207,6 +207,11 @@ def test_receive_tail_is_kept_when_the_queue_is_configured(bench: Bench) -> None
     assert bench.read32(regs.QRX_TAIL1.at(0)) == 63
 
 
+def test_transmit_tails_are_forgotten_when_a_driver_opens_its_admin_queue(bench: Bench) -> None:
+    bench.driver()
+    assert bench.control.tails_forgotten > 0
+
+
 def test_irq_map_of_vector_zero_is_accepted(bench: Bench) -> None:
     """Trap 34: Linux with empty maps, DPDK with queues."""
     driver = bench.driver()
