@@ -18,6 +18,7 @@ cdef class Vf(Endpoint):
     cdef object _mem
     cdef object _rows
     cdef object _doorbells
+    cdef object _watch
     cdef uint8_t *_page
     cdef list _refs
     cdef list _retired

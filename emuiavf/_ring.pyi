@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emuiavf._dma import MemTable
+from emuiavf._ring_watch import RegisterWatch
 from emuiavf.datapath._endpoint import Endpoint
 from emuiavf.emudev.info import (
     RssConfig,
@@ -28,6 +29,7 @@ class Vf(Endpoint):
         fault_fd: int,
         polled: bool = True,
         judge: bool = True,
+        watch: RegisterWatch | None = None,
     ) -> None: ...
     def configure_tx(self, queue: TxQueueConfig) -> None: ...
     def configure_rx(self, queue: RxQueueConfig) -> None: ...

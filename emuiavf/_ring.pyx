@@ -24,6 +24,7 @@ from emuiavf._ring_state cimport (
     TxRun, Vector, VfRun,
 )
 from emuiavf._ring_tx cimport tx_done, tx_take
+from emuiavf._ring_watch cimport RegisterWatch
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
 from emuiavf.datapath._frame cimport ROW_COUNTERS, RxFilterTable
 from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
@@ -37,11 +38,18 @@ cdef extern from "wait.h" nogil:
     void event_signal_foreign(int fd) noexcept
 
 
-# Offsets in the doorbell pages.
+# How often a worker sweeps the vectors for software triggers in their words (trap 30), and how
+# often where it also looks for control: drivers wait for their first answer for 20 ms and more.
+cdef uint64_t SWEEP_NS = 4_000_000
+cdef uint64_t WATCH_NS = 200_000
+
+# Offsets in BAR0; the doorbell pages end at 0x4000.
 cdef enum:
     QRX_TAIL = 0x2000
     VFINT_ITRN = 0x2800
     VFINT_DYN_CTLN = 0x3800
+    VFINT_ITR0 = 0x4C00
+    VFINT_DYN_CTL0 = 0x5C00
     ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
     FAULT_TOLD = 0x100      # beside a Fault: take_faults has told it; the queue stays stopped
 
@@ -59,7 +67,8 @@ cdef class Vf(Endpoint):
 
     mem: the guest's memory.  doorbells: a writable buffer of at least 0x4000 bytes laid out as
     pages 0 to 3 of BAR0.  rows: uint64 array (2 * max_queue_pairs, 16), receive rows first.
-    fault_fd: eventfd, signalled when `take_faults()` has something to tell.
+    fault_fd: eventfd, signalled when `take_faults()` has something to tell.  watch: registers that
+    a worker looks at for control; `doorbells` is all of BAR0 then.
     """
 
     def __cinit__(self, *args, **kwargs):
@@ -70,7 +79,8 @@ cdef class Vf(Endpoint):
         self._retired = []
 
     def __init__(self, str name, MemTable mem, doorbells, rows, int max_queue_pairs,
-                 int num_vectors, int fault_fd, bint polled=True, bint judge=True):
+                 int num_vectors, int fault_fd, bint polled=True, bint judge=True,
+                 RegisterWatch watch=None):
         cdef uint64_t[:, ::1] table = rows
         cdef Py_buffer view
         cdef int i, n = max_queue_pairs
@@ -84,8 +94,10 @@ cdef class Vf(Endpoint):
         # The memoryview keeps the buffer; the raw pointer lives as long as it does.
         self._doorbells = memoryview(doorbells)
         PyBuffer_Release(&view)
-        if size < 0x4000:
-            raise ValueError(f"doorbells: {size} bytes, needs {0x4000}")
+        needed = 0x4000 if watch is None else 0x9000
+        if size < needed:
+            raise ValueError(f"doorbells: {size} bytes, needs {needed}")
+        self._watch = watch
         self.name = name
         self.polled = polled
         self.max_queue_pairs = n
@@ -106,6 +118,10 @@ cdef class Vf(Endpoint):
         self.run.num_rx = n
         self.run.num_vectors = num_vectors
         self.run.judge = judge
+        self.run.sweep_ns = SWEEP_NS
+        if watch is not None:
+            self.run.watch = &watch.watch
+            self.run.sweep_ns = WATCH_NS
         self.run.fault_fd = fault_fd
         self.run.row = &table[0, 0]
         self.run.poller = &self.vf_poller.poller
@@ -135,12 +151,16 @@ cdef class Vf(Endpoint):
         vector.fd = -1
         vector.rx_itr = vector.tx_itr = 3
         vector.row = self.rx[min(max(i - 1, 0), self.max_queue_pairs - 1)].row
-        if i == 0:
+        if i == 0 and self.run.watch != NULL:
+            vector.ctl = <uint32_t *>(self._page + VFINT_DYN_CTL0)
+        elif i == 0:
             vector.ctl = &self.vector0_words[0]
         else:
             vector.ctl = <uint32_t *>(self._page + VFINT_DYN_CTLN) + (i - 1)
         for k in range(3):
-            if i == 0:
+            if i == 0 and self.run.watch != NULL:
+                vector.itr[k] = <uint32_t *>(self._page + VFINT_ITR0) + k
+            elif i == 0:
                 vector.itr[k] = &self.vector0_words[1 + k]
             elif i <= ITR_VECTORS:
                 vector.itr[k] = <uint32_t *>(self._page + VFINT_ITRN + 0x40 * k) + (i - 1)

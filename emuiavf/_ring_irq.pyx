@@ -11,6 +11,7 @@ from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT, DYN_SWINT_TRIG,
     EVENT_NOW, EVENT_RX, EVENT_TX, Vector, VfPoller, VfRun,
 )
+from emuiavf._ring_watch cimport watch_look
 
 
 cdef extern from "wait.h" nogil:
@@ -19,8 +20,6 @@ cdef extern from "wait.h" nogil:
     void event_signal_foreign(int fd) noexcept
 
 
-# Software triggers that the guest writes into the mapped word are looked for this often (trap 30).
-cdef uint64_t SWEEP_NS = 4_000_000
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 
@@ -99,7 +98,9 @@ cdef uint64_t vf_poll(Poller *poller, uint64_t now) noexcept nogil:
     cdef uint32_t v, word
     cdef Vector *vector
     if now >= vf.next_sweep_ns:
-        vf.next_sweep_ns = now + SWEEP_NS
+        vf.next_sweep_ns = now + vf.sweep_ns
+        if vf.watch != NULL:
+            watch_look(vf.watch)
         for v in range(vf.num_vectors):
             vector = &vf.vectors[v]
             word = load_relaxed_u32(vector.ctl)

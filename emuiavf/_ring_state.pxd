@@ -6,6 +6,7 @@ and DYN_CTLN words are memory that the guest also writes: each is read once and 
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from emuiavf._dma cimport Extent, MemMap
+from emuiavf._ring_watch cimport Watch
 from emuiavf.datapath._frame cimport FrameSink, Poller, Source
 from emuiavf.datapath._offload cimport ToeplitzKey
 
@@ -122,6 +123,8 @@ cdef struct VfRun:
     uint32_t judge         # verdicts on L4 checksums wanted
     uint32_t waiting       # some vector has events it could not announce yet
     uint64_t next_sweep_ns
+    uint64_t sweep_ns
+    Watch *watch           # NULL: registers trap
     uint64_t *row
     Poller *poller
     int fault_fd

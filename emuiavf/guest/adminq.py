@@ -20,6 +20,9 @@ RING_LEN = 32
 _SIZE = AqDescriptor.SIZE
 # Without an interrupt the ring is looked at this often.
 _POLL_S = 0.01
+# A device with mapped registers works the queue when it has seen the new tail.
+_COMPLETION_S = 0.25
+_COMPLETION_POLL_S = 0.0001
 
 
 class AdminQueueError(EmuIavfError):
@@ -41,6 +44,7 @@ class AdminQueue:
     def __init__(self, bar: Bar0, memory: DmaMemory, irq_fd: int) -> None:
         """`irq_fd`: the eventfd of vector 0; it stays the caller's."""
         self._bar = bar
+        self._is_mapped = bar.word(regs.ATQT1.offset) is not None
         self._irq_fd = irq_fd
         self._atq = memory.alloc(RING_LEN * _SIZE)
         self._arq = memory.alloc(RING_LEN * _SIZE)
@@ -110,9 +114,9 @@ class AdminQueue:
         )
         self._atq.view[slot * _SIZE : (slot + 1) * _SIZE] = descriptor.encode()
         self._next_send = (slot + 1) % RING_LEN
-        # The register write is answered after the device has worked the queue.
+        # A write that traps is answered after the device has worked the queue.
         self._bar.write32(regs.ATQT1.offset, self._next_send)
-        self._check_completed(slot)
+        self._await_completion(slot)
 
     def receive(self) -> Iterator[AqMessage]:
         """Every message that is there now."""
@@ -146,11 +150,16 @@ class AdminQueue:
         control = regs.DynCtl.INTENA | regs.DynCtl.CLEARPBA | none
         self._bar.write32(regs.VFINT_DYN_CTL01.offset, control)
 
-    def _check_completed(self, slot: int) -> None:
-        descriptor = AqDescriptor.decode(self._atq.view, slot * _SIZE)
+    def _await_completion(self, slot: int) -> None:
         done = AqFlag.DD | AqFlag.CMP
-        if descriptor.flags & done != done:
-            raise AdminQueueError(f"ATQ: descriptor {slot} is not completed")
+        deadline = time.monotonic() + _COMPLETION_S
+        while True:
+            descriptor = AqDescriptor.decode(self._atq.view, slot * _SIZE)
+            if descriptor.flags & done == done:
+                break
+            if not self._is_mapped or time.monotonic() > deadline:
+                raise AdminQueueError(f"ATQ: descriptor {slot} is not completed")
+            select.select([], [], [], _COMPLETION_POLL_S)
         if descriptor.retval != AqRet.OK or descriptor.flags & AqFlag.ERR:
             raise AdminQueueError(
                 f"ATQ: opcode {descriptor.opcode:#06x} failed with retval {descriptor.retval}"

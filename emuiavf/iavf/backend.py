@@ -32,12 +32,15 @@ class RingBackend:
         self._vf = Vf(
             info.name,
             emu.mem,
-            emu.map_region(DOORBELLS, regs.DOORBELLS_SIZE),
+            emu.map_region(
+                DOORBELLS, regs.DOORBELLS_SIZE if device.watch is None else regs.BAR0_SIZE
+            ),
             emu.stats.rows,
             info.max_queue_pairs,
             info.num_vectors,
             device.fault_fd,
             polled=emu.doorbell_info(0).polled,
+            watch=device.watch,
         )
         engine.add(self._vf)
         emu.subscribe(self)

@@ -13,6 +13,8 @@ from emuiavf.pci.regs import RegisterFile
 _WORD = 4
 # Written often by guests whose doorbells are not mapped: one look-up for a whole word.
 _DOORBELLS = frozenset(bank.at(i) for bank in regs.DOORBELL_BANKS for i in range(bank.count))
+# What a register file is to hold of BAR0.
+PRIVATE = tuple(r for r in regs.REGISTERS.values() if r.offset not in _DOORBELLS)
 _DYN_CTLN = regs.VFINT_DYN_CTLN1.offset
 _ICR01 = regs.VFINT_ICR01.offset
 
@@ -25,10 +27,9 @@ class Bar0:
     VFINT_DYN_CTLN1, which are not stored here; `on_doorbell` follows a write to a tail or an ITR.
     """
 
-    def __init__(self, doorbells: Doorbells) -> None:
-        self.file = RegisterFile(
-            regs.BAR0_SIZE, [r for r in regs.REGISTERS.values() if r.offset not in _DOORBELLS]
-        )
+    def __init__(self, doorbells: Doorbells, file: RegisterFile | None = None) -> None:
+        """`file` holds the registers outside of the doorbell pages; by default a private one."""
+        self.file = file or RegisterFile(regs.BAR0_SIZE, PRIVATE)
         self.on_write: dict[int, Callable[[], None]] = {}
         self.before_read: dict[int, Callable[[], None]] = {_ICR01: lambda: None}
         self.on_dyn_ctln: Callable[[int, int], None] = lambda vector, value: None
@@ -70,7 +71,8 @@ class Bar0:
 
     def _read_doorbells(self, offset: int, count: int) -> bytes:
         """What stands in the shared pages, and behind them as `read`."""
-        data = bytes(self._doorbells.memory[offset : offset + count])
+        end = min(offset + count, regs.DOORBELLS_SIZE)
+        data = bytes(self._doorbells.memory[offset:end])
         if len(data) < count:
             data += self.read(regs.DOORBELLS_SIZE, count - len(data))
         return data

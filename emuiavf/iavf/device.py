@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from emuiavf._dma import MemTable
+from emuiavf._ring_watch import RegisterWatch
 from emuiavf.emudev import registry
 from emuiavf.emudev.info import (
     DeviceConf,
@@ -33,7 +34,8 @@ from emuiavf.iavf.doorbells import Doorbells
 from emuiavf.iavf.guestlog import GuestLog
 from emuiavf.iavf.interrupts import InterruptRegisters, VectorControl
 from emuiavf.iavf.memory import GuestRam
-from emuiavf.iavf.reset import Cause, ResetMachine
+from emuiavf.iavf.reset import Cause, ResetMachine, Timer
+from emuiavf.iavf.shared import SharedFile
 from emuiavf.iavf.vectors import MsixVectors, Vectors
 from emuiavf.loop import Loop
 from emuiavf.pci.config_space import CONFIG_SIZE, Bar, Command, ConfigSpace, Identity
@@ -57,6 +59,8 @@ IDENTITY = Identity(
 BAR3_SIZE = 0x4000
 PBA_OFFSET = 0x2000
 DOORBELLS = "doorbells"
+# In shared memory the registers of a new ATQ are not written at once; this is ample.
+SETTLE_S = 0.002
 # VFIO PCI indexes of regions and interrupts.
 REGION_BAR0, REGION_BAR3, REGION_CONFIG, NUM_REGIONS = 0, 3, 7, 9
 IRQ_MSIX, IRQ_ERR, NUM_IRQS = 2, 3, 5
@@ -97,10 +101,12 @@ class IavfDevice:
         self.malicious = 0  # queues stopped for what the guest put into them
         self._loop = loop
         self._log = GuestLog(_log, name)
-        self._mapped = options["doorbell"] == "mapped"
+        self._mapped = options["doorbell"] != "trap"
         self._control: DataPathControl | None = None
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._doorbells = Doorbells(name)
+        self._doorbells = Doorbells(name, whole=options["doorbell"] == "shared")
+        self._shared: SharedFile | None = None
+        self._settling: Timer | None = None
         self.emu = registry.allocate(
             DeviceInfo(name, MODEL, queues, max_queues, vectors, attrs),
             MemTable(self.fault_fd),
@@ -110,6 +116,10 @@ class IavfDevice:
         # A log of its own: the one line that tells the user what to do must not be left out.
         self._ram = GuestRam(self.emu.mem, self.emu.memory_changed, GuestLog(_log, name))
         self._make_pci(vectors)
+        if options["doorbell"] == "shared":
+            self._stores_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._shared = SharedFile(self._doorbells.memory, self._stores_fd)
+            loop.add_reader(self._stores_fd, self._on_stores)
         self._make_vf(VfPolicy(mac=mac), VfLimits(queues, max_queues, vectors))
         loop.add_reader(self.fault_fd, self._on_fault)
 
@@ -138,7 +148,7 @@ class IavfDevice:
         )
 
     def _make_vf(self, policy: VfPolicy, limits: VfLimits) -> None:
-        self._bar0 = Bar0(self._doorbells)
+        self._bar0 = Bar0(self._doorbells, self._shared)
         self._interrupts = InterruptRegisters(self._bar0, limits.num_vectors)
         self._adminq = AdminQueue(self.emu.mem, self._bar0.file, self._interrupts.on_delivered)
         self._resets = ResetMachine(self, self._loop.call_later)
@@ -151,6 +161,13 @@ class IavfDevice:
         self._bar0.on_write[regs.ARQT1.offset] = self._on_arq_tail
         for register in (regs.ARQH1, regs.ARQLEN1):
             self._bar0.on_write[register.offset] = self._on_arq_set_up
+        if self._shared is not None:
+            self._bar0.on_write[regs.ATQH1.offset] = self._on_atq_set_up
+
+    @property
+    def watch(self) -> RegisterWatch | None:
+        """What a worker has to look at when all of BAR0 is shared memory."""
+        return self._shared.watch if self._shared is not None else None
 
     @property
     def adminq_faults(self) -> Faults:
@@ -170,7 +187,7 @@ class IavfDevice:
 
     def describe(self) -> DeviceDescription:
         regions = [RegionInfo()] * NUM_REGIONS
-        areas, fd = (Doorbells.AREAS, self._doorbells.fd) if self._mapped else ((), None)
+        areas, fd = (self._doorbells.areas, self._doorbells.fd) if self._mapped else ((), None)
         regions[REGION_BAR0] = RegionInfo(regs.BAR0_SIZE, areas=areas, fd=fd)
         regions[REGION_BAR3] = RegionInfo(BAR3_SIZE)
         regions[REGION_CONFIG] = RegionInfo(CONFIG_SIZE)
@@ -182,6 +199,7 @@ class IavfDevice:
 
     def region_read(self, region: int, offset: int, count: int) -> bytes:
         if region == REGION_BAR0:
+            self._take_stores()
             return self._bar0.read(offset, count)
         if region == REGION_CONFIG:
             return self._config.read(offset, count)
@@ -189,6 +207,7 @@ class IavfDevice:
 
     def region_write(self, region: int, offset: int, data: bytes) -> None:
         if region == REGION_BAR0:
+            self._take_stores()
             self._bar0.write(offset, data)
         elif region == REGION_CONFIG:
             self._config.write(offset, data)
@@ -268,6 +287,11 @@ class IavfDevice:
     def close(self) -> None:
         """Give back fds, memory and timers; data path and client are gone already."""
         self._loop.remove(self.fault_fd)
+        if self._shared is not None:
+            self._loop.remove(self._stores_fd)
+            os.close(self._stores_fd)
+        if self._settling is not None:
+            self._settling.cancel()
         self._channel.close()
         self._resets.close()
         self._vectors.close()
@@ -306,6 +330,16 @@ class IavfDevice:
         self._channel.run()
         self._look_for_unshared_memory()
 
+    def _on_atq_set_up(self) -> None:
+        """A ring set up anew and rung between two looks: its tail may be the old one's again."""
+        if self._settling is None:
+            self._settling = self._loop.call_later(SETTLE_S, self._on_atq_settled)
+
+    def _on_atq_settled(self) -> None:
+        self._settling = None
+        self._take_stores()
+        self._on_atq_tail()
+
     def _on_arq_tail(self) -> None:
         self._channel.deliver()
         self._look_for_unshared_memory()
@@ -332,6 +366,18 @@ class IavfDevice:
         """The configuration space resets itself behind this."""
         self._resets.perform(Cause.FLR)
         self._vectors.reset()
+
+    def _on_stores(self) -> None:
+        """A worker has seen that the guest has stored into BAR0."""
+        try:
+            os.eventfd_read(self._stores_fd)
+        except BlockingIOError:
+            return
+        self._take_stores()
+
+    def _take_stores(self) -> None:
+        if self._shared is not None:
+            self._shared.take(self._bar0.write)
 
     def _on_fault(self) -> None:
         """A worker has stopped a queue, or a page of guest memory has vanished."""

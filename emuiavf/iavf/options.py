@@ -8,5 +8,5 @@ OPTIONS: vdev.OptionTable = {
     "mac": vdev.Option(vdev.mac),
     "queues": vdev.Option(vdev.integer(1, MAX_PLAIN_QUEUE_PAIRS), 4),
     "max-queues": vdev.Option(vdev.integer(1, MAX_QUEUE_PAIRS), MAX_PLAIN_QUEUE_PAIRS),
-    "doorbell": vdev.Option(vdev.choice("mapped", "trap"), "mapped"),
+    "doorbell": vdev.Option(vdev.choice("mapped", "trap", "shared"), "mapped"),
 }

@@ -10,7 +10,14 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from emuiavf.emudev.info import DeviceDescription, DmaProt, MemRegion, RegionInfo, ResetReason
+from emuiavf.emudev.info import (
+    DeviceDescription,
+    DmaProt,
+    MemRegion,
+    MmapArea,
+    RegionInfo,
+    ResetReason,
+)
 from emuiavf.errors import PeerError
 from emuiavf.vfio_user import irqs, negotiation, wire
 from emuiavf.vfio_user.codec import FramingError, Message, encode_error
@@ -245,6 +252,12 @@ def on_get_region_info(session: Session, message: Message) -> bytes | Answer:
         flags = flags if region.size else 0
         size = wire.RegionInfo.SIZE
         return wire.RegionInfo(size, flags, request.index, 0, region.size, 0).encode()
+    if region.areas == (MmapArea(0, region.size),):
+        # The flag says it all; a client that knows no capability maps a BAR whole or not at all.
+        flags |= wire.RegionFlag.MMAP
+        size, base = wire.RegionInfo.SIZE, region.fd_offset
+        info = wire.RegionInfo(size, flags, request.index, 0, region.size, base)
+        return Answer(info.encode(), (region.fd,))
     areas = b"".join(wire.SparseArea(area.offset, area.size).encode() for area in region.areas)
     cap = wire.SparseMmap(wire.CAP_SPARSE_MMAP, 1, 0, len(region.areas), 0).encode() + areas
     needed = wire.RegionInfo.SIZE + len(cap)

@@ -38,11 +38,12 @@ class PciFunction:
         self.maps: list[MemRegion] = []
         self.fds: dict[tuple[int, int], int] = {}
         self.resettable = True
+        self.areas: tuple[MmapArea, ...] = AREAS
         self.gone = threading.Event()
 
     def describe(self) -> DeviceDescription:
         absent = RegionInfo()
-        bar0 = RegionInfo(BAR0_SIZE, areas=AREAS, fd=self.memfd)
+        bar0 = RegionInfo(BAR0_SIZE, areas=self.areas, fd=self.memfd)
         rom = RegionInfo(2048, writable=False)
         bars = (bar0, absent, absent, RegionInfo(BAR3_SIZE), absent, absent)
         regions = (*bars, rom, RegionInfo(CONFIG_SIZE), absent)

@@ -119,7 +119,7 @@ def test_identity_is_what_drivers_match(bench: Bench) -> None:
         (",queues=0", "queues=0: at least 1"),
         (",queues=17", "queues=17: at most 16"),
         (",max-queues=65", "max-queues=65: at most 64"),
-        (",doorbell=shared", "doorbell=shared: must be one of mapped, trap"),
+        (",doorbell=no", "doorbell=no: must be one of mapped, trap, shared"),
         (",trust=on", "no option 'trust'"),
     ],
 )

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from emuiavf.emudev.info import DmaProt, MemRegion, ResetReason
+from emuiavf.emudev.info import DmaProt, MemRegion, MmapArea, ResetReason
 from emuiavf.errors import PeerError
 from emuiavf.vfio_user.session import RULES
 from emuiavf.vfio_user.wire import Command
@@ -353,6 +353,14 @@ def test_mappable_region_then_brings_areas_and_one_descriptor(
         "0100 0100 00000000 02000000 00000000"
         "0000000000000000 0010000000000000 0020000000000000 0010000000000000"
     )
+    assert reply.fds == (ops.memfd,)
+
+
+def test_region_mappable_as_a_whole_needs_no_capability(ops: PciFunction) -> None:
+    ops.areas = (MmapArea(0, 0x10000),)
+    reply = Exchange(ops).send(frame(Command.DEVICE_GET_REGION_INFO, region_info(0)))
+    assert reply is not None
+    assert reply.data[16:] == struct.pack("<IIIIQQ", 32, 7, 0, 0, 0x10000, 0)
     assert reply.fds == (ops.memfd,)
 
 
