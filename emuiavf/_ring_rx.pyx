@@ -5,21 +5,20 @@ from libc.string cimport memmove
 
 from emuiavf._atomic cimport (
     load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
-    spin_lock, spin_unlock, store_relaxed_u64, store_release_u64, store_seq_u32,
+    spin_lock, spin_unlock, store_seq_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, MemMap, mem_translate
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HASHED, FRAME_IP_BAD,
-    FRAME_IPV4, FRAME_IPV6, FRAME_L4_BAD, FRAME_MULTICAST, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST,
+    FRAME_L4_BAD, FRAME_MULTICAST, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST,
     RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS,
     RX_QUEUE_OFF, RX_TOO_LONG, RX_UNICAST, Burst, Frame, FrameSink, Segment,
 )
 from emuiavf.datapath._offload cimport burst_judge, frame_copy
 from emuiavf._ring_state cimport (
-    EVENT_RX, FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RXD_DD, RXD_EOF, RXD_IPE_SHIFT, RXD_L2TAG1P,
-    RXD_L3L4P, RXD_L4E_SHIFT, RXD_LENGTH_SHIFT, RXD_PTYPE_SHIFT, RXD_RSS_VALID, RXD_UMBCAST_SHIFT,
-    RX_DESC_SIZE, RingState, RxRun, RxSet, Vector, VfRun,
+    EVENT_RX, FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RX_DESC_SIZE, RingState, RxRun, RxSet, Vector,
+    VfRun,
 )
 from emuiavf._ring_irq cimport vector_event
 
@@ -27,6 +26,17 @@ from emuiavf._ring_irq cimport vector_event
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
     void event_signal(int fd) noexcept
+
+
+cdef extern from "writeback.h" nogil:
+    enum:
+        RXDID_LEGACY
+    ctypedef struct Writeback:
+        pass
+    Writeback writeback_of(uint32_t rxdid, const Frame *frame, uint32_t verdict,
+                           uint32_t tagged) noexcept
+    void writeback_store(uint32_t rxdid, uint64_t *desc, const Writeback *made, uint32_t length,
+                         uint32_t last) noexcept
 
 
 cdef extern from *:
@@ -129,25 +139,22 @@ cdef inline void rx_count(RxRun *rx, const Batch *batch) noexcept nogil:
     rx.row[RX_BROADCAST] += batch.cast[3]
 
 
-cdef inline uint64_t rx_status(const Frame *frame, uint32_t verdict) noexcept nogil:
-    """Qword 1 of the writeback without EOF, length and L2TAG1P; no branch on frame contents."""
-    cdef uint64_t flags = frame.flags, cast = (flags // FRAME_MULTICAST) & 3
-    # The two flag bits make 0, 1, 3; the field wants 0, 1, 2.
-    return (RXD_DD
-            | (cast - (cast >> 1)) << RXD_UMBCAST_SHIFT
-            | <uint64_t>((flags & (FRAME_IPV4 | FRAME_IPV6)) != 0) * RXD_L3L4P
-            | <uint64_t>((flags & FRAME_HASHED) != 0) * RXD_RSS_VALID
-            | <uint64_t>((flags & FRAME_IP_BAD) != 0) << RXD_IPE_SHIFT
-            | <uint64_t>((verdict & FRAME_L4_BAD) != 0) << RXD_L4E_SHIFT
-            | <uint64_t>frame.ptype << RXD_PTYPE_SHIFT)
-
-
-cdef inline void rx_write(uint64_t *desc, uint64_t low, uint64_t status) noexcept nogil:
-    """All 32 bytes: stale ones would read as a mark or a timestamp (trap 24).  DD goes last."""
-    store_relaxed_u64(desc + 2, 0)
-    store_relaxed_u64(desc + 3, 0)
-    store_relaxed_u64(desc, low)
-    store_release_u64(desc + 1, status)
+cdef inline uint32_t rx_hand_over_plain(
+    uint32_t rxdid, Batch *batch, const Burst *burst, const uint32_t *numbers, uint32_t count,
+    uint32_t slot, uint32_t ring_len,
+) noexcept nogil:
+    """Write back frames of one buffer each from `slot` on; returns the slot behind them."""
+    cdef const Frame *frame
+    cdef Writeback made
+    cdef uint32_t i
+    for i in range(count):
+        frame = &burst.frames[numbers[i]]
+        made = writeback_of(rxdid, frame, frame.flags, 0)
+        writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made, frame.len, 1)
+        slot += 1
+        if slot == ring_len:
+            slot = 0
+    return slot
 
 
 cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_t mask,
@@ -159,12 +166,11 @@ cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_
     """
     cdef uint8_t *buffers[BURST_FRAMES]
     cdef uint32_t numbers[BURST_FRAMES]
-    cdef uint32_t count = 0, slot = rx.state.head, ring_len = rx.state.ring_len, i, accepted = 0
+    cdef uint32_t count = 0, slot = rx.state.head, ring_len = rx.state.ring_len, i, left = mask
     cdef uint8_t *host
-    cdef uint64_t status
     cdef Frame *frame
-    while mask and count < batch.room:
-        i = <uint32_t>lowest_bit(mask)
+    while left and count < batch.room:
+        i = <uint32_t>lowest_bit(left)
         frame = &burst.frames[i]
         if frame.num_segs != 0 or frame.flags & FRAME_WORK or frame.len > longest:
             break
@@ -178,30 +184,39 @@ cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_
         buffers[count] = host
         numbers[count] = i
         count += 1
-        mask &= mask - 1
+        left &= left - 1
         slot += 1
         if slot == ring_len:
             slot = 0
     for i in range(count):
         frame = &burst.frames[numbers[i]]
         frame_copy(buffers[i], frame.head, frame.len)
-    slot = rx.state.head
-    for i in range(count):
-        frame = &burst.frames[numbers[i]]
-        accepted |= <uint32_t>1 << numbers[i]
-        status = rx_status(frame, frame.flags)
-        batch.csum_bad += (status >> RXD_IPE_SHIFT & 3) != 0
+        batch.csum_bad += (frame.flags & (FRAME_IP_BAD | FRAME_L4_BAD)) != 0
         rx_account(batch, frame, frame.len)
-        rx_write(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE), <uint64_t>frame.hash << 32,
-                 status | RXD_EOF | <uint64_t>frame.len << RXD_LENGTH_SHIFT)
-        slot += 1
-        if slot == ring_len:
-            slot = 0
+    slot = rx_hand_over_plain(RXDID_LEGACY, batch, burst, numbers, count, rx.state.head, ring_len)
     rx.state.head = slot
     batch.slot = slot
     batch.room -= count
     batch.packets += count
-    return accepted
+    return mask & ~left
+
+
+cdef inline uint32_t rx_hand_over(uint32_t rxdid, const Batch *batch, const uint32_t *verdicts,
+                                  uint32_t slot, uint32_t ring_len) noexcept nogil:
+    """Write back the prepared deliveries from `slot` on; returns the slot behind them."""
+    cdef const Item *item
+    cdef Writeback made
+    cdef uint32_t i, p
+    for i in range(batch.num_items):
+        item = &batch.items[i]
+        made = writeback_of(rxdid, item.frame, verdicts[i], item.strip)
+        for p in range(item.pieces):
+            writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
+                            batch.pieces[item.first + p].len, p + 1 == item.pieces)
+            slot += 1
+            if slot == ring_len:
+                slot = 0
+    return slot
 
 
 cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
@@ -210,13 +225,12 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
     cdef Frame *frame
     cdef Frame *open_frame = NULL
     cdef Gather gather
-    cdef uint64_t words[RX_ITEMS]
-    cdef uint64_t word, low
-    cdef uint32_t i, p, verdict, slot = rx.state.head, header
+    cdef uint32_t verdicts[RX_ITEMS]
+    cdef uint32_t i, header
     for i in range(batch.num_items):
         item = &batch.items[i]
         frame = item.frame
-        verdict = 0
+        verdicts[i] = 0
         if frame.flags & FRAME_ASK_TSO:
             if frame != open_frame:
                 header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
@@ -224,28 +238,9 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
                 open_frame = frame
             emit_segment(frame, item.at, &gather, item.strip, &batch.pieces[item.first])
         else:
-            verdict = emit_frame(frame, item.strip, &batch.pieces[item.first], batch.judge)
-        word = rx_status(frame, verdict)
-        if item.strip:
-            word |= RXD_L2TAG1P
-        batch.csum_bad += (word >> RXD_IPE_SHIFT & 3) != 0
-        words[i] = word
-    for i in range(batch.num_items):
-        item = &batch.items[i]
-        frame = item.frame
-        word = words[i]
-        low = <uint64_t>frame.hash << 32
-        if item.strip:
-            low |= <uint64_t>frame.vlan_tci << 16
-        for p in range(item.pieces):
-            if p + 1 == item.pieces:
-                word |= RXD_EOF
-            rx_write(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE), low,
-                     word | <uint64_t>batch.pieces[item.first + p].len << RXD_LENGTH_SHIFT)
-            slot += 1
-            if slot == rx.state.ring_len:
-                slot = 0
-    rx.state.head = slot
+            verdicts[i] = emit_frame(frame, item.strip, &batch.pieces[item.first], batch.judge)
+        batch.csum_bad += (frame.flags & FRAME_IP_BAD | verdicts[i] & FRAME_L4_BAD) != 0
+    rx.state.head = rx_hand_over(RXDID_LEGACY, batch, verdicts, rx.state.head, rx.state.ring_len)
     batch.packets += batch.num_items
     batch.num_items = 0
     batch.num_pieces = 0

@@ -30,19 +30,6 @@ cpdef enum TxDesc:
     TXC_IL2TAG2 = 0x40
     TXC_MSS_SHIFT = 50
 
-# Rx descriptor, legacy writeback (RXDID 1), qword 1.
-cpdef enum RxDesc:
-    RXD_DD = 0x1
-    RXD_EOF = 0x2
-    RXD_L2TAG1P = 0x4
-    RXD_L3L4P = 0x8
-    RXD_UMBCAST_SHIFT = 9
-    RXD_RSS_VALID = 0x3000
-    RXD_IPE_SHIFT = 22
-    RXD_L4E_SHIFT = 23
-    RXD_PTYPE_SHIFT = 30
-    RXD_LENGTH_SHIFT = 38
-
 # VFINT_DYN_CTL01 / DYN_CTLN1.
 cpdef enum DynCtl:
     DYN_INTENA = 0x1
