@@ -392,6 +392,11 @@ cdef class Vf(Endpoint):
                 event_signal_foreign(self.run.vectors[v].fd)
         vf_wake(&self.run)
 
+    @property
+    def retired(self) -> int:
+        """How many replaced tables wait for `reclaim()`."""
+        return len(self._retired)
+
     def reclaim(self) -> None:
         """Free what was replaced; a grace must have passed."""
         if self._retired is not None:

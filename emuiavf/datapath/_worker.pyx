@@ -44,6 +44,7 @@ cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
     void futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns) noexcept
     void futex_wake(uint32_t *word) noexcept
+    void short_slice(uint64_t slice_ns) noexcept
     void event_signal(int fd) noexcept
     void event_clear(int fd) noexcept
     void poll_ns(PollFd *fds, uint32_t count, uint64_t timeout_ns) noexcept
@@ -73,6 +74,8 @@ cdef uint64_t HELD_SLEEP_NS = 50_000
 # would else wait for the scheduler's tick, and with more than one worker for several
 # (bench_control: the slowest DMA_UNMAP with every core taken).  Costs 0.2 us each time.
 cdef uint64_t YIELD_NS = 100_000
+# Control looks this long for a worker's acknowledgement before it sleeps.
+cdef uint64_t GRACE_SPIN_NS = 10_000
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 cdef enum:
@@ -105,6 +108,7 @@ cdef struct WorkerState:
     uint32_t stop
     uint32_t grace_wanted
     uint32_t grace_done
+    uint32_t awaited      # control sleeps until grace_done changes
     uint64_t hold_ns
     uint64_t turns
 
@@ -228,9 +232,8 @@ cdef inline void _acknowledge(WorkerState *w) noexcept nogil:
     cdef uint32_t wanted = load_seq_u32(&w.grace_wanted)
     if wanted != w.grace_done:
         store_seq_u32(&w.grace_done, wanted)
-        futex_wake(&w.grace_done)
-        # Control may have been put on this very CPU (see YIELD_NS).
-        sched_yield()
+        if load_seq_u32(&w.awaited):
+            futex_wake(&w.grace_done)
 
 
 cdef void _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noexcept nogil:
@@ -397,6 +400,7 @@ cdef class Worker:
         store_seq_u32(&self.state.quiescent, 0)
         fence_seq()
         with nogil:
+            short_slice(YIELD_NS)
             _run(&self.state)
 
     def step(self, uint32_t turns) -> int:
@@ -438,13 +442,25 @@ cdef class Worker:
     def end_grace(self, uint32_t wanted) -> None:
         """Wait until the worker has passed the end of a turn since `begin_grace`, or sleeps."""
         cdef uint32_t seen
+        cdef uint64_t until
         with nogil:
-            while not load_seq_u32(&self.state.quiescent):
+            # Most often it runs and is there in no time.
+            until = monotonic_ns() + GRACE_SPIN_NS
+            while not self._has_passed(wanted) and monotonic_ns() < until:
+                cpu_pause()
+            while True:
+                # First this, then the look: a worker that passes in between wakes us.
+                store_seq_u32(&self.state.awaited, 1)
                 seen = load_seq_u32(&self.state.grace_done)
-                if <int32_t>(seen - wanted) >= 0:
+                if self._has_passed(wanted):
                     break
                 # The time limit covers a worker that stopped between the two looks.
                 futex_wait(&self.state.grace_done, seen, 20_000_000)
+            store_seq_u32(&self.state.awaited, 0)
+
+    cdef bint _has_passed(self, uint32_t wanted) noexcept nogil:
+        return (load_seq_u32(&self.state.quiescent)
+                or <int32_t>(load_seq_u32(&self.state.grace_done) - wanted) >= 0)
 
     def reclaim(self) -> None:
         """Free retired plans; a grace must have passed since they were replaced."""
@@ -455,3 +471,8 @@ cdef class Worker:
     @property
     def turns(self) -> int:
         return self.state.turns
+
+    @property
+    def graces(self) -> int:
+        """How many acknowledgements it has been asked for."""
+        return self.state.grace_wanted

@@ -1,14 +1,15 @@
 """The engine: workers, endpoints and what is connected to what.
 
 Control changes what workers see by publish and grace: build new plans, publish them by pointer,
-free the old ones when every worker has passed a turn or sleeps.  Workers never wait for control.
+free the old ones when every worker that could use them has passed a turn or sleeps.  Workers never
+wait for control, and a worker is asked for nothing that concerns endpoints of others only.
 Everything here is called from the control thread.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from emuiavf.datapath._endpoint import Endpoint, SourceRef
 from emuiavf.datapath._switch import MAX_MEMBERS
@@ -47,7 +48,9 @@ class Engine:
         self._workers = [Worker(idle == "adaptive", int(hold_s * 1e9)) for _ in range(workers)]
         self._threads: list[threading.Thread] = []
         self._endpoints: list[Endpoint] = []
-        self._connections: list[tuple[Endpoint, ...]] = []
+        # What is connected, and for each source of it that is served: its worker and its route.
+        self._connections: dict[tuple[Endpoint, ...], list[tuple[int, Route]]] = {}
+        self._shown: list[tuple[list[Route], list[Endpoint]]] = [([], []) for _ in self._workers]
         self._joined = 0
         self._closed = False
 
@@ -58,13 +61,14 @@ class Engine:
         endpoint.number = self._joined
         self._joined += 1
         self._endpoints.append(endpoint)
-        self.publish()
+        self.publish(endpoint)
 
     def remove(self, endpoint: Endpoint) -> None:
         """Forget an endpoint and its connection; afterwards no worker touches it."""
-        self._connections = [c for c in self._connections if endpoint not in c]
+        for connection in [c for c in self._connections if endpoint in c]:
+            del self._connections[connection]
         self._endpoints.remove(endpoint)
-        self.publish()
+        self.publish(endpoint)
         for worker in self._workers:
             worker.release(endpoint)
 
@@ -83,54 +87,96 @@ class Engine:
                 raise StateError(f"{endpoint.name}: not part of the engine")
             if any(endpoint in connection for connection in self._connections):
                 raise ConfigError(f"{endpoint.name}: connected already")
-        self._connections.append(endpoints)
-        self.publish()
+        self._connections[endpoints] = []
+        self.publish(*endpoints)
 
     def disconnect(self, *endpoints: Endpoint) -> None:
         """Undo `connect` of exactly these endpoints."""
         if endpoints not in self._connections:
             raise StateError("not connected: " + ", ".join(e.name for e in endpoints))
-        self._connections.remove(endpoints)
-        self.publish()
+        del self._connections[endpoints]
+        self.publish(*endpoints)
 
-    def publish(self) -> None:
-        """Show the workers the present sources, filters and connections; waits for the grace.
+    def publish(self, *changed: Endpoint) -> None:
+        """Show the workers the sources, filters and connections of these endpoints as they are now.
 
-        To be called when an endpoint's active sources or, in a switch, its filter have changed.
+        Returns after the grace of `changed`.  Workers that have nothing to do with them notice
+        nothing; none named means all.
         """
-        count = len(self._workers)
-        routes: list[list[tuple[SourceRef, Endpoint | SwitchTable | None]]] = [
-            [] for _ in range(count)
-        ]
+        # Those that use what is there before; who begins to use something is shown a new plan.
+        waited_for = self._users(changed)
         for connection in self._connections:
-            switch = SwitchTable(list(connection)) if len(connection) > 2 else None
-            for number, endpoint in enumerate(connection):
-                # 1:1 goes to the other one, which for a loop-back is the endpoint itself.
-                to = switch or connection[(number + 1) % len(connection)]
-                for ref in endpoint.active_sources():
-                    ref.set_member(number)
-                    routes[self._home(endpoint, ref.index)].append((ref, to))
+            if not changed or any(endpoint in changed for endpoint in connection):
+                self._connections[connection] = self._lay_out(connection)
         for number, worker in enumerate(self._workers):
+            routes = [
+                route
+                for placed in self._connections.values()
+                for home, route in placed
+                if home == number
+            ]
             pollers = [e for e in self._endpoints if self._home(e, 0) == number]
-            worker.publish(routes[number], pollers)
-        self.grace()
-        for worker in self._workers:
-            worker.reclaim()
+            if (routes, pollers) != self._shown[number]:
+                self._shown[number] = (routes, pollers)
+                worker.publish(routes, pollers)
+                waited_for.add(number)
+        self._wait(waited_for)
+        for number in waited_for:
+            self._workers[number].reclaim()
+
+    def refilter(self, endpoint: Endpoint) -> None:
+        """The receive filter of `endpoint` has changed: the switch that it is part of follows."""
+        if any(endpoint in connection and len(connection) > 2 for connection in self._connections):
+            self.publish(endpoint)
+
+    def grace(self, *endpoints: Endpoint) -> None:
+        """Return when no worker can still use what was taken from these endpoints before the call.
+
+        None named means all.
+        """
+        self._wait(self._users(endpoints))
+
+    def wake(self, *endpoints: Endpoint) -> None:
+        """There may be work at these endpoints that no fd and no memory poll shows (a doorbell).
+
+        None named means all.
+        """
+        for number in self._users(endpoints):
+            self._workers[number].wake()
+
+    def _lay_out(self, connection: tuple[Endpoint, ...]) -> list[tuple[int, Route]]:
+        switch = SwitchTable(list(connection)) if len(connection) > 2 else None
+        placed: list[tuple[int, Route]] = []
+        for number, endpoint in enumerate(connection):
+            # 1:1 goes to the other one, which for a loop-back is the endpoint itself.
+            to = switch or connection[(number + 1) % len(connection)]
+            for ref in endpoint.active_sources():
+                ref.set_member(number)
+                placed.append((self._home(endpoint, ref.index), (ref, to)))
+        return placed
 
     def _home(self, endpoint: Endpoint, index: int) -> int:
         """The worker of an endpoint's source `index`: fixed, so that a source has one owner."""
         return (endpoint.number + index) % len(self._workers)
 
-    def grace(self) -> None:
-        """Return when no worker can still use what was unpublished before the call."""
-        wanted = [worker.begin_grace() for worker in self._workers]
-        for worker, number in zip(self._workers, wanted, strict=True):
-            worker.end_grace(number)
+    def _users(self, endpoints: Sequence[Endpoint]) -> set[int]:
+        """The workers that can be using anything of these endpoints; none named: all workers.
 
-    def wake(self) -> None:
-        """There may be work that no fd and no memory poll shows (a trapped doorbell)."""
-        for worker in self._workers:
-            worker.wake()
+        Those that call their pollers, and those that serve a source of a connection they are in.
+        """
+        if not endpoints:
+            return set(range(len(self._workers)))
+        users = {self._home(endpoint, 0) for endpoint in endpoints}
+        for connection, placed in self._connections.items():
+            if any(endpoint in connection for endpoint in endpoints):
+                users.update(home for home, _ in placed)
+        return users
+
+    def _wait(self, numbers: Iterable[int]) -> None:
+        workers = [self._workers[number] for number in numbers]
+        wanted = [worker.begin_grace() for worker in workers]
+        for worker, number in zip(workers, wanted, strict=True):
+            worker.end_grace(number)
 
     def start(self) -> None:
         """Start the worker threads."""
@@ -169,3 +215,7 @@ class Engine:
     def turns(self) -> list[int]:
         """How many turns each worker has made."""
         return [worker.turns for worker in self._workers]
+
+    def graces(self) -> list[int]:
+        """How often each worker has been asked to acknowledge a change."""
+        return [worker.graces for worker in self._workers]

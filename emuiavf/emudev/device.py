@@ -8,7 +8,7 @@ All calls come from the control thread.  eventfds and regions stay the provider'
 borrow them until the call that takes them away has returned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Protocol
@@ -263,15 +263,17 @@ class EmuDevice:
         for sink in self._active():
             sink.map_vectors(maps)
 
-    def set_irq(self, vector: int, eventfd: int | None) -> None:
-        """The old eventfd may be closed when this returns."""
-        self._check_index("vector", vector, self._info.num_vectors)
-        if eventfd is None:
-            self._irqs.pop(vector, None)
-        else:
-            self._irqs[vector] = eventfd
+    def set_irqs(self, eventfds: Mapping[int, int | None]) -> None:
+        """The old eventfds of these vectors may be closed when this returns."""
+        for vector in eventfds:
+            self._check_index("vector", vector, self._info.num_vectors)
+        for vector, eventfd in eventfds.items():
+            if eventfd is None:
+                self._irqs.pop(vector, None)
+            else:
+                self._irqs[vector] = eventfd
         for sink in self._active():
-            sink.set_irq(vector, eventfd)
+            sink.set_irqs(eventfds)
 
     def set_rx_filter(self, rx_filter: RxFilter) -> None:
         self._rx_filter = rx_filter
@@ -320,8 +322,8 @@ class EmuDevice:
         """Bring `sink` from its reset state to what is true now; queues run last."""
         sink.memory_changed()
         sink.set_bus_master(self._bus_master)
-        for vector, eventfd in self._irqs.items():
-            sink.set_irq(vector, eventfd)
+        if self._irqs:
+            sink.set_irqs(dict(self._irqs))
         sink.set_rx_filter(self._rx_filter)
         sink.set_rss(self._rss)
         sink.set_vlan_offload(self._vlan)

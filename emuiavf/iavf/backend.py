@@ -4,7 +4,7 @@ Publish and grace: each call that takes something from the workers returns when 
 still use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
@@ -18,6 +18,9 @@ from emuiavf.emudev.info import (
 )
 from emuiavf.iavf import regs
 from emuiavf.iavf.device import DOORBELLS, IavfDevice
+
+# Tables that wait to be freed before a grace is asked for on their account alone.
+MAX_RETIRED = 32
 
 
 class RingBackend:
@@ -78,28 +81,34 @@ class RingBackend:
         for entry in maps:
             self._vf.map_vector(entry)
 
-    def set_irq(self, vector: int, eventfd: int | None) -> None:
-        self._vf.set_eventfd(vector, -1 if eventfd is None else eventfd)
-        self._engine.grace()
+    def set_irqs(self, eventfds: Mapping[int, int | None]) -> None:
+        for vector, eventfd in eventfds.items():
+            self._vf.set_eventfd(vector, -1 if eventfd is None else eventfd)
+        self._settle()
+
+    # Of these three a worker sees the old until the end of its turn, which harms nobody.
 
     def set_rx_filter(self, rx_filter: RxFilter) -> None:
-        self._vf.set_filter(rx_filter)
-        self._publish()
+        if rx_filter != self._vf.rx_filter:
+            self._vf.set_filter(rx_filter)
+            self._engine.refilter(self._vf)
+            self._limit_retired()
 
     def set_rss(self, rss: RssConfig) -> None:
         self._vf.set_rss(rss)
-        self._settle()
+        self._limit_retired()
 
     def set_vlan_offload(self, vlan: VlanOffload) -> None:
         self._vf.set_vlan(vlan)
-        self._settle()
+        self._limit_retired()
 
     def set_bus_master(self, enabled: bool) -> None:
         self._vf.set_bus_master(enabled)
-        self._engine.grace()
+        if not enabled:
+            self._settle()
 
     def memory_changed(self) -> None:
-        self._engine.grace()
+        self._settle()
 
     def reset(self) -> None:
         self.disable_queues(self._all, self._all)
@@ -123,7 +132,7 @@ class RingBackend:
         self._vf.raise_vector(vector)
 
     def wake(self) -> None:
-        self._engine.wake()
+        self._engine.wake(self._vf)
 
     def forget_tx_tails(self) -> None:
         self._vf.forget_tx_tails()
@@ -132,9 +141,14 @@ class RingBackend:
         return self._vf.take_faults()
 
     def _publish(self) -> None:
-        self._engine.publish()
+        self._engine.publish(self._vf)
         self._vf.reclaim()
 
     def _settle(self) -> None:
-        self._engine.grace()
+        """Return when no worker uses anything of this device that was taken away."""
+        self._engine.grace(self._vf)
         self._vf.reclaim()
+
+    def _limit_retired(self) -> None:
+        if self._vf.retired > MAX_RETIRED:
+            self._settle()

@@ -1,6 +1,6 @@
 """Between virtchnl and the data path: passes facts on, refuses to start queues on lost memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from emuiavf.emudev.device import EmuDevice
 from emuiavf.emudev.info import (
@@ -49,8 +49,8 @@ class Datapath:
     def map_vectors(self, maps: Sequence[VectorMap]) -> None:
         self._emu.map_vectors(maps)
 
-    def set_irq(self, vector: int, eventfd: int | None) -> None:
-        self._emu.set_irq(vector, eventfd)
+    def set_irqs(self, eventfds: Mapping[int, int | None]) -> None:
+        self._emu.set_irqs(eventfds)
 
     def set_rx_filter(self, rx_filter: RxFilter) -> None:
         self._emu.set_rx_filter(rx_filter)

@@ -136,8 +136,8 @@ class IavfDevice:
 
     def _make_pci(self, vectors: int) -> None:
         layout = MsixLayout(vectors, REGION_BAR3, 0, PBA_OFFSET)
-        self._vectors = MsixVectors(layout, self.emu.set_irq)
-        self._error_vector = Vectors(1, lambda vector, fd: None)
+        self._vectors = MsixVectors(layout, self.emu.set_irqs)
+        self._error_vector = Vectors(1, lambda fds: None)
         self._config = ConfigSpace(
             IDENTITY,
             {REGION_BAR0: Bar(regs.BAR0_SIZE), REGION_BAR3: Bar(BAR3_SIZE)},

@@ -8,7 +8,7 @@ that VMMs use on us.
 import contextlib
 import os
 import select
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from emuiavf.pci.msix import Msix, MsixLayout
 
@@ -36,27 +36,27 @@ def _drain(eventfd: int) -> bool:
 class Vectors:
     """Eventfds by vector.
 
-    `push(vector, fd)` tells the data path which one to signal; when it has returned, the one
-    before is not used any more.
+    `push({vector: fd})` tells the data path which ones to signal; when it has returned, those
+    before are not used any more.  However many change at once, it is called once.
     """
 
-    def __init__(self, count: int, push: Callable[[int, int | None], None]) -> None:
+    def __init__(self, count: int, push: Callable[[Mapping[int, int | None]], None]) -> None:
         self.count = count
         self._push = push
         self._fds: list[int | None] = [None] * count
+        self._pushed: list[int | None] = [None] * count
         self._masked: frozenset[int] = frozenset()
         self._stand_ins: dict[int, int] = {}  # of vectors that are masked and have an eventfd
 
     def replace(self, start: int, fds: Sequence[int | None]) -> None:
         """New eventfds for the vectors from `start`; they are ours from now on, also on error."""
-        assert 0 <= start <= self.count - len(fds)
-        for vector, fd in enumerate(fds, start):
-            old, self._fds[vector] = self._fds[vector], fd
-            if vector not in self._stand_ins and old != fd:
-                self._push(vector, fd)
-            self._mask(vector)
-            if old is not None:
-                os.close(old)
+        end = start + len(fds)
+        assert 0 <= start <= end <= self.count
+        old, self._fds[start:end] = self._fds[start:end], fds
+        self._arrange(range(start, end))
+        for fd in old:
+            if fd is not None:
+                os.close(fd)
 
     def drop(self) -> None:
         """No vector has an eventfd any more."""
@@ -73,8 +73,7 @@ class Vectors:
     def set_masked(self, masked: Iterable[int]) -> None:
         """Exactly these vectors are masked now; what came meanwhile for the others is sent."""
         old, self._masked = self._masked, frozenset(masked)
-        for vector in old ^ self._masked:
-            self._mask(vector)
+        self._arrange(old ^ self._masked)
 
     def pending(self) -> list[int]:
         """The masked vectors that hold an event."""
@@ -90,20 +89,25 @@ class Vectors:
             if fd is not None:
                 signal(fd)
 
-    def _mask(self, vector: int) -> None:
-        """Put a stand-in in front of a vector's eventfd, or take it away, as its mask says."""
-        fd = self._fds[vector]
-        wanted = fd is not None and vector in self._masked
-        if wanted and vector not in self._stand_ins:
-            try:
-                stand_in = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            except OSError:
-                return  # no descriptors left: an interrupt too many is better than one too few
-            self._stand_ins[vector] = stand_in
-            self._push(vector, stand_in)
-        elif not wanted and vector in self._stand_ins:
-            stand_in = self._stand_ins.pop(vector)
-            self._push(vector, fd)
+    def _arrange(self, vectors: Iterable[int]) -> None:
+        """Put stand-ins in front of eventfds or take them away, as masks say; then push it."""
+        changes: dict[int, int | None] = {}
+        given_up: dict[int, int] = {}
+        for vector in vectors:
+            fd = self._fds[vector]
+            if fd is None or vector not in self._masked:
+                if vector in self._stand_ins:
+                    given_up[vector] = self._stand_ins.pop(vector)
+            elif vector not in self._stand_ins:
+                # No descriptors left: an interrupt too many is better than one too few.
+                with contextlib.suppress(OSError):
+                    self._stand_ins[vector] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            front = self._stand_ins.get(vector, fd)
+            if front != self._pushed[vector]:
+                self._pushed[vector] = changes[vector] = front
+        if changes:
+            self._push(changes)
+        for vector, stand_in in given_up.items():
             if _drain(stand_in):
                 self.trigger((vector,))
             os.close(stand_in)
@@ -116,7 +120,9 @@ class MsixVectors(Vectors):
     Enabling is not asked for: like the kernel's VFIO, an eventfd alone is enough.
     """
 
-    def __init__(self, layout: MsixLayout, push: Callable[[int, int | None], None]) -> None:
+    def __init__(
+        self, layout: MsixLayout, push: Callable[[Mapping[int, int | None]], None]
+    ) -> None:
         super().__init__(layout.num_vectors, push)
         self._msix = Msix(layout, lambda vector: None)
         self._masked_by_client: set[int] = set()

@@ -81,7 +81,7 @@ class Rig:
 
     def push_all(self) -> None:
         self.emu.set_bus_master(True)
-        self.emu.set_irq(3, 77)
+        self.emu.set_irqs({3: 77})
         self.emu.set_rx_filter(FILTER)
         self.emu.set_rss(RssConfig(hena=1))
         self.emu.set_vlan_offload(VlanOffload(strip=True))
@@ -99,7 +99,7 @@ def rig() -> Rig:
 REPLAY = [
     ("memory_changed",),
     ("set_bus_master", True),
-    ("set_irq", 3, 77),
+    ("set_irqs", {3: 77}),
     ("set_rx_filter", FILTER),
     ("set_rss", RssConfig(hena=1)),
     ("set_vlan_offload", VlanOffload(strip=True)),
@@ -249,7 +249,7 @@ def test_reset_forgets_queues_but_keeps_eventfds_and_bus_master(rig: Rig) -> Non
     assert late.calls == [
         ("memory_changed",),
         ("set_bus_master", True),
-        ("set_irq", 3, 77),
+        ("set_irqs", {3: 77}),
         ("set_rx_filter", RxFilter()),
         ("set_rss", RssConfig()),
         ("set_vlan_offload", VlanOffload()),
@@ -263,7 +263,7 @@ def test_irq_info_shows_eventfd_and_map(rig: Rig) -> None:
 
 def test_irq_info_after_the_eventfd_was_taken_away(rig: Rig) -> None:
     rig.started().push_all()
-    rig.emu.set_irq(3, None)
+    rig.emu.set_irqs({3: None})
     assert rig.emu.irq_info(3).eventfd is None
 
 
@@ -274,7 +274,7 @@ def test_irq_info_after_the_eventfd_was_taken_away(rig: Rig) -> None:
         ("queue_info", (-1,)),
         ("irq_info", (5,)),
         ("doorbell_info", (0,)),
-        ("set_irq", (5, None)),
+        ("set_irqs", ({5: None},)),
         ("configure_tx", (TxQueueConfig(4, 32, 0),)),
         ("configure_rx", (RxQueueConfig(4, 32, 0, 1024, 1518),)),
         ("map_vectors", ([VectorMap(5, 0, 0, 0, 0)],)),

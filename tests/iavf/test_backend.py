@@ -1,7 +1,7 @@
 """The data path of one device in a real engine whose workers do not run: every grace is instant."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,6 +11,7 @@ from emuiavf.emudev.info import (
     DeviceConf,
     DmaProt,
     MemRegion,
+    ResetReason,
     RssConfig,
     RxFilter,
     RxQueueConfig,
@@ -28,9 +29,9 @@ RAM_SIZE = 1 << 20
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
         self.loop = Loop()
-        self.engine = Engine()
+        self.engine = Engine(workers)
         args = vdev.parse("emu_iavf8,queues=2,max-queues=2")
         self.device = IavfDevice(args.name, vdev.resolve(args, OPTIONS), self.loop)
         self.emu = self.device.emu
@@ -51,6 +52,12 @@ class Rig:
         self.engine.stop()
         self.loop.close()
         os.close(self.ram)
+
+    def graces(self, call: Callable[[], None]) -> list[int]:
+        """How often `call` makes each worker acknowledge something."""
+        before = self.engine.graces()
+        call()
+        return [now - then for now, then in zip(self.engine.graces(), before, strict=True)]
 
     def configure(self, index: int = 0, ring: int = 0x1000) -> None:
         self.emu.configure_tx(TxQueueConfig(index, 64, ring))
@@ -124,3 +131,78 @@ def test_closed_backend_has_left_engine_and_device(rig: Rig) -> None:
         rig.engine.connect(rig.backend.endpoint)
     rig.backend = RingBackend(rig.device, rig.engine)
     rig.emu.start()
+
+
+def vf_reset(rig: Rig) -> None:
+    """What a VF reset tells the data path."""
+    rig.emu.reset()
+    rig.emu.set_rx_filter(RxFilter(frozenset({b"\x02\0\0\0\0\1"})))
+    rig.emu.set_rss(RssConfig(hena=1))
+    rig.emu.set_vlan_offload(VlanOffload())
+
+
+def function_reset(rig: Rig) -> None:
+    rig.device.region_write(7, 0xA9, b"\x80")
+
+
+def client_reset(rig: Rig) -> None:
+    rig.device.reset(ResetReason.CLIENT)
+
+
+def new_eventfds(rig: Rig) -> None:
+    fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(17)]
+    rig.device.set_irq_eventfds(2, 0, fds)
+
+
+def mask_all(rig: Rig) -> None:
+    new_eventfds(rig)
+    rig.device.mask_irqs(2, range(17), True)
+
+
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [
+        (vf_reset, 1),
+        # And one for the bus master that goes off.
+        (function_reset, 2),
+        (client_reset, 2),
+        (lambda rig: rig.emu.enable_queues(1, 1), 1),
+        (lambda rig: rig.emu.disable_queues(1, 1), 1),
+        (lambda rig: rig.emu.set_rss(RssConfig()), 0),
+        (lambda rig: rig.emu.set_bus_master(True), 0),
+        (lambda rig: rig.device.dma_unmap(0, RAM_SIZE), 1),
+        (new_eventfds, 1),
+        (mask_all, 2),
+    ],
+    ids=lambda p: getattr(p, "__name__", str(p)),
+)
+def test_a_change_asks_its_own_workers_once_and_others_never(
+    change: Callable[[Rig], None], most: int
+) -> None:
+    rig = Rig(workers=2)
+    rig.device.region_write(7, 4, b"\x06\x00")
+    rig.engine.connect(rig.backend.endpoint)
+    rig.configure()
+    rig.emu.enable_queues(1, 1)
+    assert rig.graces(lambda: change(rig)) == [most, 0]
+    rig.close()
+
+
+def test_a_device_with_two_workers_asks_both() -> None:
+    rig = Rig(workers=3)
+    rig.engine.connect(rig.backend.endpoint)
+    rig.configure(0)
+    rig.configure(1, 0x8000)
+    rig.emu.enable_queues(3, 3)
+    assert rig.graces(rig.emu.memory_changed) == [1, 1, 0]
+    rig.emu.disable_queues(2, 2)
+    assert rig.graces(rig.emu.memory_changed) == [1, 0, 0]
+    rig.close()
+
+
+def test_tables_that_nobody_waits_for_do_not_pile_up(rig: Rig) -> None:
+    for number in range(1000):
+        rig.emu.set_rss(RssConfig(hena=number))
+        rig.emu.set_rx_filter(RxFilter(frozenset({number.to_bytes(6, "big")})))
+        rig.emu.set_vlan_offload(VlanOffload(strip=bool(number & 1)))
+        assert rig.backend.endpoint.retired < 40

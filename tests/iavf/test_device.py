@@ -511,11 +511,11 @@ def test_clearing_bus_master_drains_the_data_path_and_holds_replies(bench: Bench
 def test_eventfd_reaches_the_data_path(bench: Bench) -> None:
     first, second = event(), event()
     bench.device.set_irq_eventfds(MSIX, 3, [first, second])
-    assert bench.sink.calls[-2:] == [("set_irq", 3, first), ("set_irq", 4, second)]
+    assert bench.sink.calls[-1] == ("set_irqs", {3: first, 4: second})
     bench.device.set_irq_eventfds(MSIX, 3, [None])
-    assert bench.sink.calls[-1] == ("set_irq", 3, None)
+    assert bench.sink.calls[-1] == ("set_irqs", {3: None})
     bench.device.disable_irqs(MSIX)
-    assert bench.sink.calls[-1] == ("set_irq", 4, None)
+    assert bench.sink.calls[-1] == ("set_irqs", {4: None})
 
 
 def test_error_eventfd_is_kept_and_never_signalled_by_itself(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Mapping
 
 import pytest
 
@@ -16,8 +17,8 @@ class Rig:
         self.pushed: dict[int, int | None] = {}
         self.vectors = MsixVectors(MsixLayout(17, 3, 0, 0x2000), self._push)
 
-    def _push(self, vector: int, fd: int | None) -> None:
-        self.pushed[vector] = fd
+    def _push(self, fds: Mapping[int, int | None]) -> None:
+        self.pushed.update(fds)
 
     def fire(self, vector: int) -> None:
         """What a worker does."""
