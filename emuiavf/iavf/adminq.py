@@ -99,6 +99,7 @@ class AdminQueue:
     ) -> None:
         self.faults = Faults()
         self.shut_down = False
+        self.taken = 0  # ATQ descriptors since the device was made
         # COMMAND.bus-master: without it no descriptor is read or written.
         self.bus_master = False
         self._mem = mem
@@ -213,6 +214,7 @@ class AdminQueue:
         self._mem.write(at, done.encode()[:_COMPLETION_SIZE])
         # The descriptor first: drivers go by ATQH alone.
         self._atq.advance()
+        self.taken += 1
         if retval != AqRet.OK:
             return None
         if descriptor.opcode == AqOpcode.QUEUE_SHUTDOWN:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from emuiavf.iavf.adminq import AdminQueue, Message
+from emuiavf.iavf.budget import COMMANDS_AT_ONCE, COMMANDS_PER_S, Budget
 from emuiavf.iavf.guestlog import GuestLog
 from emuiavf.iavf.reset import Cause, ResetMachine, ResetState, Timer
 from emuiavf.virtchnl.ops import Op
@@ -34,20 +35,29 @@ class Channel:
         resets: ResetMachine,
         call_later: Callable[[float, Callable[[], None]], Timer],
         log: GuestLog,
+        budget: Budget | None = None,
     ) -> None:
         self.session = session
         self._adminq = adminq
         self._resets = resets
         self._call_later = call_later
         self._log = log
+        self._budget = budget or Budget(COMMANDS_PER_S, COMMANDS_AT_ONCE)
         self._next_turn: Timer | None = None
 
     def run(self) -> None:
-        """The guest has moved ATQT, or may be served again."""
-        for message in self._adminq.commands(TURN):
+        """The guest has moved ATQT, or may be served again.
+
+        Nothing is taken while a reset is in progress, nor beyond the device's budget.
+        """
+        if self._resets.state is ResetState.HELD:
+            return
+        before = self._adminq.taken
+        for message in self._adminq.commands(min(TURN, self._budget.left)):
             self._handle(message)
+        self._budget.spend(self._adminq.taken - before)
         if self._next_turn is None and self._adminq.has_commands:
-            self._next_turn = self._call_later(0, self._on_next_turn)
+            self._next_turn = self._call_later(self._budget.wait_s, self._on_next_turn)
 
     def deliver(self) -> None:
         """The guest has moved ARQT, or may be served again."""

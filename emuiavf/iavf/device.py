@@ -259,6 +259,7 @@ class IavfDevice:
         if conf.num_queue_pairs is not None:
             vf = self._session.vf
             self._channel.close()
+            self._resets.close()
             self._make_vf(
                 vf.policy,
                 VfLimits(conf.num_queue_pairs, vf.limits.max_queue_pairs, vf.limits.num_vectors),
@@ -308,9 +309,9 @@ class IavfDevice:
             self._session.restart()
         else:
             self._session.reset()
-        self._doorbells.clear()
 
     def clear_registers(self) -> None:
+        self._doorbells.clear()
         self._adminq.reset()
         self._interrupts.reset()
         self._bar0.reset()
@@ -318,6 +319,8 @@ class IavfDevice:
 
     def activate(self) -> None:
         self._bar0.file.set(regs.VFGEN_RSTAT, regs.Rstat.VFR_ACTIVE)
+        # A driver that did not wait for it has rung already.
+        self._channel.run()
 
     def _reset_function(self, cause: Cause) -> None:
         self._resets.perform(cause)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from emuiavf.iavf.budget import RESETS_AT_ONCE, RESETS_PER_S, Budget
+
 # How long a driver gets to read RESET_IMPENDING before the ARQ that carries it is cleared.
 NOTICE_S = 0.020
 
@@ -30,17 +32,19 @@ class ResetState(Enum):
     ACTIVE = "active"
     IMPENDING = "impending"
     IN_PROGRESS = "in progress"
+    HELD = "held"
 
 
 class Steps(Protocol):
     """The parts of a reset, called in this order."""
 
     def stop_vf(self, cause: Cause) -> None:
-        """Drop what the driver had set up.  When it returns no queue runs, no worker holds guest
-        memory, and tails, ITR and DYN_CTLN are zero."""
+        """Drop what the driver had set up.  When it returns no queue runs and no worker holds guest
+        memory."""
 
     def clear_registers(self) -> None:
-        """RSTAT reads 0 (in progress), all other registers their reset value."""
+        """RSTAT reads 0 (in progress), all other registers their reset value; tails, ITR and
+        DYN_CTLN are zero."""
 
     def activate(self) -> None:
         """RSTAT reads 2: the driver may begin again."""
@@ -53,28 +57,38 @@ class Timer(Protocol):
 class ResetMachine:
     """Serialises resets: at most one waits, and none is ever lost.
 
-    ACTIVE -> IMPENDING -> IN_PROGRESS -> ACTIVE, the notice being optional.  Prohibited: a reset
-    that begins inside another's steps (it would see a half-cleared device).
+    ACTIVE -> IMPENDING -> IN_PROGRESS -> HELD -> ACTIVE, notice and hold being optional: a device
+    that is reset more often than `budget` allows is stopped at once, like any, but reads as in
+    progress until it may begin again; resets meanwhile find nothing left to stop.  Prohibited: a
+    reset that begins inside another's steps (it would see a half-cleared device).
     """
 
     def __init__(
-        self, steps: Steps, call_later: Callable[[float, Callable[[], None]], Timer]
+        self,
+        steps: Steps,
+        call_later: Callable[[float, Callable[[], None]], Timer],
+        budget: Budget | None = None,
     ) -> None:
         self.state = ResetState.ACTIVE
         self._steps = steps
         self._call_later = call_later
+        self._budget = budget or Budget(RESETS_PER_S, RESETS_AT_ONCE)
         self._timer: Timer | None = None
         self._announced = Cause.HOST
+        self._performed = Cause.HOST
 
     def perform(self, cause: Cause) -> None:
         """Reset now; one that was impending is done with it."""
         assert self.state is not ResetState.IN_PROGRESS
+        held = self.state is ResetState.HELD
         self.close()
         self.state = ResetState.IN_PROGRESS
-        self._steps.stop_vf(cause)
+        if not held or cause.is_function_level > self._performed.is_function_level:
+            self._steps.stop_vf(cause)
+            self._performed = cause
         self._steps.clear_registers()
-        self._steps.activate()
-        self.state = ResetState.ACTIVE
+        self.state = ResetState.HELD
+        self._try_to_activate()
 
     def announce(self, cause: Cause) -> None:
         """Reset when the driver has read its RESET_IMPENDING, or NOTICE_S from now."""
@@ -89,8 +103,18 @@ class ResetMachine:
         if self.state is ResetState.IMPENDING:
             self.perform(self._announced)
 
+    def _try_to_activate(self) -> None:
+        self._timer = None
+        wait_s = self._budget.wait_s
+        if wait_s:
+            self._timer = self._call_later(wait_s, self._try_to_activate)
+            return
+        self._budget.spend()
+        self.state = ResetState.ACTIVE
+        self._steps.activate()
+
     def close(self) -> None:
-        """Drop a reset that is impending."""
+        """Drop a reset that is impending, and the end of one that is held."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

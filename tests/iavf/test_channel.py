@@ -8,6 +8,7 @@ import pytest
 
 from emuiavf.iavf import regs
 from emuiavf.iavf.adminq import AdminQueue
+from emuiavf.iavf.budget import RESETS_AT_ONCE, Budget
 from emuiavf.iavf.channel import TURN, Channel
 from emuiavf.iavf.guestlog import LINES, WINDOW_S, GuestLog
 from emuiavf.iavf.reset import Cause, ResetMachine, ResetState
@@ -59,6 +60,15 @@ class Rig:
     def _call_later(self, seconds: float, callback: Callable[[], None]) -> FakeTimer:
         self.timers.append(FakeTimer(callback))
         return self.timers[-1]
+
+    def call_later_in(self, waits: list[float]) -> Callable[[float, Callable[[], None]], FakeTimer]:
+        """A `call_later` that also notes for how long."""
+
+        def call_later(seconds: float, callback: Callable[[], None]) -> FakeTimer:
+            waits.append(seconds)
+            return self._call_later(seconds, callback)
+
+        return call_later
 
     def _write(self, offset: int, data: bytes) -> None:
         self.file.write(offset, data)
@@ -159,6 +169,41 @@ def test_full_ring_of_commands_is_taken_in_turns(rig: Rig) -> None:
         callback()
         assert len(rig.session.seen) == wanted
     assert not rig.timers
+
+
+def test_commands_beyond_the_budget_are_taken_later(rig: Rig) -> None:
+    now = 0.0
+    budget = Budget(100.0, 8, lambda: now)
+    log = GuestLog(logging.getLogger("test"), "emu_iavf7")
+    waits: list[float] = []
+    call_later = rig.call_later_in(waits)
+    rig.channel = Channel(rig.adminq, rig.session, rig.resets, call_later, log, budget)
+    for _ in range(12):
+        rig.driver.queue(1)
+    rig.driver.ring()
+    assert len(rig.session.seen) == 8
+    for _ in range(50):
+        rig.driver.ring()
+    assert len(rig.session.seen) == 8
+    assert len(rig.timers) == 1
+    for served in (9, 10, 11, 12):
+        now += waits[-1]
+        callback = rig.timers.pop().callback
+        assert callback is not None
+        callback()
+        assert len(rig.session.seen) == served
+    assert waits == pytest.approx([0.01] * 4)
+    assert not rig.timers
+
+
+def test_nothing_is_taken_while_a_reset_is_in_progress(rig: Rig) -> None:
+    for _ in range(RESETS_AT_ONCE + 1):
+        rig.resets.perform(Cause.RESET_VF)
+    assert rig.resets.state is ResetState.HELD
+    rig.driver.open()
+    rig.driver.send(1)
+    assert not rig.session.seen
+    rig.resets.close()
 
 
 def test_unreadable_ring_asks_for_no_turn(rig: Rig) -> None:

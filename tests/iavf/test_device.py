@@ -11,6 +11,7 @@ import pytest
 from emuiavf.emudev.info import DeviceConf, DmaProt, MemRegion, ResetReason, TxQueueConfig
 from emuiavf.errors import ConfigError, PeerError
 from emuiavf.iavf import regs
+from emuiavf.iavf.budget import RESETS_AT_ONCE
 from emuiavf.iavf.regs import AqFlag
 from tests.fakes.vf_driver import HABITS, IPXE, LINUX, VPP_AVF, Habit, Received, VfDriver
 from tests.iavf.conftest import BAR0, BAR3, CONFIG, MAC, RAM_SIZE, Bench
@@ -471,6 +472,25 @@ def test_freebsd_may_write_rstat_before_its_reset(bench: Bench) -> None:
     assert bench.read32(regs.VFGEN_RSTAT.offset) == 0
     driver.send(2)
     assert bench.read32(regs.VFGEN_RSTAT.offset) == 2
+
+
+def test_a_driver_that_resets_too_often_is_let_in_later(bench: Bench) -> None:
+    """A storm of resets ends with one that takes its time, during which the mailbox is deaf."""
+    driver = bench.driver()
+    for _ in range(2 * RESETS_AT_ONCE):
+        bench.device.reset(ResetReason.CLIENT)
+    assert bench.read32(regs.VFGEN_RSTAT.offset) == regs.Rstat.IN_PROGRESS
+    bench.bus_master()
+    driver.open()
+    driver.send(1, struct.pack("<II", 1, 1))
+    assert driver.receive() is None
+    deadline = time.monotonic() + DEADLINE_S
+    while bench.read32(regs.VFGEN_RSTAT.offset) != regs.Rstat.VFR_ACTIVE:
+        assert time.monotonic() < deadline
+        bench.loop.run_once(0.05)
+    reply = driver.receive()
+    assert reply is not None
+    assert (reply.opcode, reply.status) == (1, 0)
 
 
 def test_flr_needs_its_bit(bench: Bench) -> None:

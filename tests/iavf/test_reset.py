@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from emuiavf.iavf.budget import Budget
 from emuiavf.iavf.reset import NOTICE_S, Cause, ResetMachine, ResetState
+
+AT_ONCE = 3
 
 
 class FakeTimer:
@@ -23,7 +26,9 @@ class Rig:
     def __init__(self) -> None:
         self.steps: list[str] = []
         self.timers: list[tuple[float, FakeTimer]] = []
-        self.machine = ResetMachine(self, self._call_later)
+        self.now = 0.0
+        budget = Budget(10.0, AT_ONCE, lambda: self.now)
+        self.machine = ResetMachine(self, self._call_later, budget)
 
     def _call_later(self, seconds: float, callback: Callable[[], None]) -> FakeTimer:
         timer = FakeTimer(callback)
@@ -93,3 +98,60 @@ def test_notice_read_without_a_notice_does_nothing(rig: Rig) -> None:
 
 def test_only_vf_resets_keep_what_the_vf_was_given() -> None:
     assert [c for c in Cause if c.is_function_level] == [Cause.FLR, Cause.CLIENT, Cause.DISCONNECT]
+
+
+def spend_all(rig: Rig) -> None:
+    for _ in range(AT_ONCE):
+        rig.machine.perform(Cause.RESET_VF)
+    rig.steps.clear()
+    assert not rig.timers
+
+
+def test_reset_beyond_the_budget_stops_at_once_and_ends_later(rig: Rig) -> None:
+    spend_all(rig)
+    rig.machine.perform(Cause.RESET_VF)
+    assert rig.steps == ["stop RESET_VF", "clear"]
+    assert rig.machine.state is ResetState.HELD
+    seconds, timer = rig.timers[-1]
+    assert 0.099 < seconds < 0.101
+    rig.now += seconds
+    timer.fire()
+    assert rig.steps == ["stop RESET_VF", "clear", "activate"]
+    assert rig.machine.state is ResetState.ACTIVE
+
+
+def test_resets_of_a_device_that_is_held_stop_nothing_twice(rig: Rig) -> None:
+    spend_all(rig)
+    for _ in range(100):
+        rig.machine.perform(Cause.RESET_VF)
+        rig.machine.perform(Cause.RESET_VF)
+    assert rig.steps.count("stop RESET_VF") == 1
+    # This one forgets more.
+    for _ in range(100):
+        rig.machine.perform(Cause.FLR)
+    assert rig.steps.count("stop FLR") == 1
+    assert "activate" not in rig.steps
+    # The earlier timers are cancelled, the last one ends it.
+    assert [timer.callback is not None for _, timer in rig.timers].count(True) == 1
+    rig.now += 0.11
+    rig.timers[-1][1].fire()
+    assert rig.steps[-1] == "activate"
+
+
+def test_a_timer_that_comes_too_early_waits_for_the_rest(rig: Rig) -> None:
+    spend_all(rig)
+    rig.machine.perform(Cause.CLIENT)
+    rig.now += 0.05
+    rig.timers[-1][1].fire()
+    assert rig.machine.state is ResetState.HELD
+    rig.now += rig.timers[-1][0]
+    rig.timers[-1][1].fire()
+    assert rig.machine.state is ResetState.ACTIVE
+
+
+def test_budget_is_saved_up_to_its_size(rig: Rig) -> None:
+    spend_all(rig)
+    rig.now += 1000.0
+    spend_all(rig)
+    rig.machine.perform(Cause.FLR)
+    assert rig.machine.state is ResetState.HELD
