@@ -162,7 +162,7 @@ class IavfDevice:
         for register in (regs.ARQH1, regs.ARQLEN1):
             self._bar0.on_write[register.offset] = self._on_arq_set_up
         if self._shared is not None:
-            self._bar0.on_write[regs.ATQH1.offset] = self._on_atq_set_up
+            self._bar0.on_write[regs.ATQH1.offset] = self._on_atq_anew
 
     @property
     def watch(self) -> RegisterWatch | None:
@@ -333,7 +333,7 @@ class IavfDevice:
         self._channel.run()
         self._look_for_unshared_memory()
 
-    def _on_atq_set_up(self) -> None:
+    def _on_atq_anew(self) -> None:
         """A ring set up anew and rung between two looks: its tail may be the old one's again."""
         if self._settling is None:
             self._settling = self._loop.call_later(SETTLE_S, self._on_atq_settled)
