@@ -54,8 +54,9 @@ debug: $(STAMP)
 
 asan: $(STAMP)
 	mkdir -p $(ASAN_TREE)
-	tar -c --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude=.cache \
-	  emuiavf bench tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
+	find emuiavf -name '*.pyx' | sed 's/\.pyx$$/.c/' > $(ASAN_TREE)/generated
+	tar -c --exclude='*.so' --exclude-from=$(ASAN_TREE)/generated --exclude=__pycache__ \
+	  --exclude=.cache emuiavf bench tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
 	cd $(ASAN_TREE) && EMUIAVF_ASAN=1 $(ASAN_RUN) $(BUILD)
 	cd $(ASAN_TREE) && $(ASAN_ENV) $(ASAN_RUN) -m pytest -p no:cacheprovider \
 	  -m "not vm" --deselect tests/test_nogil.py --deselect tests/test_layers.py $(PYTEST_ARGS)

@@ -1,6 +1,7 @@
-"""Builds the Cython modules: every `.pyx` below `emuiavf/` becomes the extension of its path.
+"""Builds the Cython modules: every `.pyx` below `emuiavf/` becomes the extension of its path;
+and the preload library of `emuiavf exec`, a plain shared object beside its sources.
 
-EMUIAVF_DEBUG=1  bounds checks, -O0 -g
+EMUIAVF_DEBUG=1  bounds checks, -O0 -g; warnings of the preload library are errors
 EMUIAVF_ASAN=1   AddressSanitizer and UndefinedBehaviorSanitizer, -O1 -g
 EMUIAVF_BARE=1   no extensions: metadata and the `emuiavf` command alone, for an editable install
 
@@ -16,10 +17,12 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("EMUIAVF_DEBUG") == "1"
 ASAN = os.environ.get("EMUIAVF_ASAN") == "1"
 BARE = os.environ.get("EMUIAVF_BARE") == "1"
+SHIM = "emuiavf.shim.preload"
 HEADERS = [str(path) for path in sorted(Path("emuiavf/include").glob("*.h"))]
 
 # Wheels serve every CPU of an architecture: the baseline is x86-64-v2, wider versions of hot
@@ -46,6 +49,38 @@ def extension(path: Path) -> Extension:
         extra_link_args=LINK,
         define_macros=[("CYTHON_CLINE_IN_TRACEBACK", "0")],
     )
+
+
+def shim() -> Extension:
+    """Not a module: loaded into other programs, which see its `EXPORT`s only.
+
+    _FORTIFY_SOURCE and large-file names would rename the very calls that it defines.
+    """
+    return Extension(
+        SHIM,
+        [str(path) for path in sorted(Path("emuiavf/shim").glob("*.c"))],
+        depends=[str(path) for path in sorted(Path("emuiavf/shim").glob("*.h"))],
+        extra_compile_args=[
+            *MACHINE,
+            *COMPILE,
+            "-O2",
+            "-fvisibility=hidden",
+            "-U_FORTIFY_SOURCE",
+            "-U_FILE_OFFSET_BITS",
+            *(["-Werror"] if DEBUG else []),
+        ],
+        extra_link_args=[*LINK, "-ldl"],
+        define_macros=[("_GNU_SOURCE", None)],
+    )
+
+
+class Build(build_ext):
+    """Gives the preload library a name without Python's version."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname in (SHIM, SHIM.rpartition(".")[2]):
+            return os.path.join(*fullname.split(".")) + ".so"
+        return super().get_ext_filename(fullname)
 
 
 def generate(extensions: list[Extension]) -> list[Extension]:
@@ -75,7 +110,11 @@ def generate(extensions: list[Extension]) -> list[Extension]:
 
 
 setup(
-    ext_modules=generate(
-        [] if BARE else [extension(path) for path in sorted(Path("emuiavf").rglob("*.pyx"))]
-    )
+    ext_modules=[]
+    if BARE
+    else [
+        *generate([extension(path) for path in sorted(Path("emuiavf").rglob("*.pyx"))]),
+        shim(),
+    ],
+    cmdclass={"build_ext": Build},
 )

@@ -38,6 +38,7 @@ LADDER = (
     ("guest",),
     ("app",),
     ("demo",),
+    ("shim",),
     ("cli",),
     ("__main__", ""),
 )

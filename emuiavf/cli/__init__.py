@@ -11,6 +11,7 @@ from emuiavf.errors import ConfigError
 # Imported when needed: `stats` must not load the data plane.
 VERBS = {
     "run": "serve devices until SIGTERM or SIGINT",
+    "exec": "run a program with devices of `run` as its VFIO devices",
     "stats": "show the counters of running devices and ports",
     "demo": "two devices, our own driver on both, checked frames both ways",
 }
