@@ -66,6 +66,11 @@ static int learn(struct device *device)
         error = ask(&device->client, WIRE_GET_IRQ_INFO, irq, irq_size);
         if (error)
             return error;
+        if (irq->count == 0 && irqs_kept_here(device->num_irqs)) {
+            irq->flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE;
+            irq->count = 1;
+            device->kept_irqs |= 1u << device->num_irqs;
+        }
     }
     return 0;
 }
@@ -87,7 +92,7 @@ int device_open(struct group *group, struct device **opened)
     object_hold(&group->base);
     error = learn(device);
     if (error == 0)
-        error = dma_replay(&group->container->dma, &device->client);
+        error = dma_replay(group->container, &device->client);
     /* Its descriptors are its references from now on. */
     device->base.refs = 0;
     if (error)

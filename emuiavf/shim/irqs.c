@@ -47,6 +47,11 @@ static int send_eventfds(struct device *device, const struct vfio_irq_set *set, 
     return error;
 }
 
+bool irqs_kept_here(uint32_t index)
+{
+    return index == VFIO_PCI_ERR_IRQ_INDEX || index == VFIO_PCI_REQ_IRQ_INDEX;
+}
+
 int irqs_set(struct device *device, const void *argument)
 {
     const uint32_t known = VFIO_IRQ_SET_DATA_TYPE_MASK | VFIO_IRQ_SET_ACTION_TYPE_MASK;
@@ -78,6 +83,8 @@ int irqs_set(struct device *device, const void *argument)
     }
     if (each && (set.count == 0 || set.argsz - sizeof(set) < set.count * each))
         return EINVAL;
+    if (device->kept_irqs & 1u << set.index)
+        return set.flags & VFIO_IRQ_SET_ACTION_TRIGGER ? 0 : EINVAL;
     if (each == sizeof(int32_t))
         return send_eventfds(device, &set, data);
     return send_set(device, &set, data, set.count * each, NULL, 0);

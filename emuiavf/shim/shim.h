@@ -166,6 +166,7 @@ struct dma_map {
     uint64_t iova;
     uint64_t size;
     uint32_t flags;
+    bool joined; /* the devices know it as one with the map before it */
     unsigned num_pieces;
     struct piece *pieces;
 };
@@ -182,8 +183,8 @@ struct client;
 
 int dma_map(struct container *container, void *argument);
 int dma_unmap(struct container *container, void *argument);
-/* Tell a new device of all maps. */
-int dma_replay(const struct dma *dma, struct client *client);
+/* Tell a new device of the container of all maps. */
+int dma_replay(struct container *container, struct client *client);
 void dma_clear(struct dma *dma);
 
 /* container.c */
@@ -255,6 +256,7 @@ struct device {
     uint32_t num_irqs;
     struct region regions[MAX_REGIONS];
     struct vfio_irq_info irqs[MAX_IRQS];
+    uint32_t kept_irqs; /* a bit for each index that the server has not and a program wants */
 };
 
 /* Connect to the server of a group and learn all that does not change. */
@@ -268,6 +270,9 @@ void *device_mmap(struct device *device, void *address, size_t size, int prot, i
 
 /* irqs.c */
 
+/* Whether an index may be answered without the server: the kernel has it for every device, and it
+ * never fires here. */
+bool irqs_kept_here(uint32_t index);
 int irqs_set(struct device *device, const void *argument);
 
 #endif
