@@ -12,6 +12,9 @@
 #include "shim.h"
 #include "wire.h"
 
+/* PCI_COMMAND of linux/pci_regs.h, in the region of the configuration space. */
+#define COMMAND_OFFSET (((off_t)VFIO_PCI_CONFIG_REGION_INDEX << REGION_SHIFT) + 4)
+
 static void device_release(struct object *object)
 {
     struct device *device = (struct device *)object;
@@ -146,13 +149,23 @@ static int get_irq_info(const struct device *device, void *argument)
     return 0;
 }
 
+/* VFIO_DEVICE_RESET.  The kernel saves the configuration space and restores it; of what it would
+ * restore, a vfio-user server forgets COMMAND, and with it the right to DMA. */
 static int reset(struct device *device)
 {
     struct request request = {.command = WIRE_RESET};
+    uint16_t command;
 
     if (!(device->flags & VFIO_DEVICE_FLAGS_RESET))
         return EINVAL;
-    return client_ask(&device->client, &request, NULL);
+    if (device_read(device, &command, sizeof(command), COMMAND_OFFSET) != sizeof(command))
+        return errno;
+    int error = client_ask(&device->client, &request, NULL);
+    if (error)
+        return error;
+    if (device_write(device, &command, sizeof(command), COMMAND_OFFSET) != sizeof(command))
+        return errno;
+    return 0;
 }
 
 int device_ioctl(struct device *device, unsigned long request, void *argument)
