@@ -135,7 +135,7 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _supervise(program: str, argv: Sequence[str], environment: dict[str, str]) -> int:
+def _supervise(program: str, argv: list[str], environment: dict[str, str]) -> int:
     """Run the program, pass signals on to it; returns its wait status."""
     every = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, every)
@@ -158,7 +158,7 @@ def _supervise(program: str, argv: Sequence[str], environment: dict[str, str]) -
 
 
 def _become(
-    program: str, argv: Sequence[str], environment: dict[str, str], mask: set[signal.Signals]
+    program: str, argv: list[str], environment: dict[str, str], mask: set[int | signal.Signals]
 ) -> None:
     """The child: never returns."""
     code = _NOT_RUNNABLE

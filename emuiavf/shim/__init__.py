@@ -7,4 +7,3 @@ from typing import Final
 LIBRARY: Final = Path(__file__).with_name("preload.so")
 # Names the private root to the library.
 ROOT_VARIABLE: Final = "EMUIAVF_EXEC_DIR"
-

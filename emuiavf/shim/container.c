@@ -85,15 +85,13 @@ int container_ioctl(struct container *container, unsigned long request, void *ar
     }
     if (container->iommu == 0)
         return EINVAL;
-    if (argument == NULL)
-        return EFAULT;
     switch (request) {
     case VFIO_IOMMU_GET_INFO:
-        return get_info(argument);
+        return argument ? get_info(argument) : EFAULT;
     case VFIO_IOMMU_MAP_DMA:
-        return dma_map(container, argument);
+        return argument ? dma_map(container, argument) : EFAULT;
     case VFIO_IOMMU_UNMAP_DMA:
-        return dma_unmap(container, argument);
+        return argument ? dma_unmap(container, argument) : EFAULT;
     default:
         return refuse(ENOTTY, "/dev/vfio/vfio: request %#lx is not served", request);
     }

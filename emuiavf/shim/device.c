@@ -172,17 +172,15 @@ int device_ioctl(struct device *device, unsigned long request, void *argument)
 {
     if (request == VFIO_DEVICE_RESET)
         return reset(device);
-    if (argument == NULL)
-        return EFAULT;
     switch (request) {
     case VFIO_DEVICE_GET_INFO:
-        return get_info(device, argument);
+        return argument ? get_info(device, argument) : EFAULT;
     case VFIO_DEVICE_GET_REGION_INFO:
-        return get_region_info(device, argument);
+        return argument ? get_region_info(device, argument) : EFAULT;
     case VFIO_DEVICE_GET_IRQ_INFO:
-        return get_irq_info(device, argument);
+        return argument ? get_irq_info(device, argument) : EFAULT;
     case VFIO_DEVICE_SET_IRQS:
-        return irqs_set(device, argument);
+        return argument ? irqs_set(device, argument) : EFAULT;
     case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
     case VFIO_DEVICE_PCI_HOT_RESET:
         return ENODEV; /* as for a device in no resettable slot or bus */

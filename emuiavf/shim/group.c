@@ -161,15 +161,13 @@ int group_ioctl(struct group *group, unsigned long request, void *argument, int 
 {
     if (request == VFIO_GROUP_UNSET_CONTAINER)
         return unset_container(group);
-    if (argument == NULL)
-        return EFAULT;
     switch (request) {
     case VFIO_GROUP_GET_STATUS:
-        return get_status(group, argument);
+        return argument ? get_status(group, argument) : EFAULT;
     case VFIO_GROUP_SET_CONTAINER:
-        return set_container(group, argument);
+        return argument ? set_container(group, argument) : EFAULT;
     case VFIO_GROUP_GET_DEVICE_FD:
-        return get_device(group, argument, result);
+        return argument ? get_device(group, argument, result) : EFAULT;
     default:
         return refuse(ENOTTY, "/dev/vfio/%d: request %#lx is not served", group->number, request);
     }

@@ -16,13 +16,16 @@ void region_free(struct region *region)
     *region = (struct region){.fd = -1};
 }
 
-/* Copy the areas of a sparse-mmap capability, wherever the server put it in its answer. */
+/* Copy the areas of a sparse-mmap capability, wherever the server put it in its answer; without
+ * one, `at` is 0 and all of the region is an area. */
 static bool take_areas(struct region *region, const char *info, size_t size, uint32_t at)
 {
     struct vfio_region_info_cap_sparse_mmap cap;
 
     /* Capabilities only ever follow each other upwards, which bounds the loop. */
-    while (at <= size && size - at >= sizeof(cap.header)) {
+    while (at) {
+        if (at > size || size - at < sizeof(cap.header))
+            return false;
         memcpy(&cap.header, info + at, sizeof(cap.header));
         if (cap.header.id == VFIO_REGION_INFO_CAP_SPARSE_MMAP) {
             if (size - at < sizeof(cap))
@@ -37,9 +40,7 @@ static bool take_areas(struct region *region, const char *info, size_t size, uin
             region->num_areas = cap.nr_areas;
             return true;
         }
-        if (cap.header.next == 0)
-            break;
-        if (cap.header.next <= at)
+        if (cap.header.next && cap.header.next <= at)
             return false;
         at = cap.header.next;
     }
@@ -97,7 +98,7 @@ int region_ask(struct client *client, uint32_t index, struct region *region)
         }
         if (region->fd < 0 || !(info.flags & VFIO_REGION_INFO_FLAG_MMAP))
             goto done;
-        uint32_t at = info.flags & VFIO_REGION_INFO_FLAG_CAPS ? info.cap_offset : (uint32_t)-1;
+        uint32_t at = info.flags & VFIO_REGION_INFO_FLAG_CAPS ? info.cap_offset : 0;
         if (take_areas(region, reply.data, reply.size, at) && areas_fit(region))
             region->flags |= VFIO_REGION_INFO_FLAG_MMAP;
         else
