@@ -230,11 +230,11 @@ class VfDriver:
     def receive(self) -> Received | None:
         """The next message, seen as this driver sees it; its buffer is posted again."""
         index = self.next_to_clean
+        # The head first: the descriptor is filled when it has moved, and not before.
+        if not self.habit.by_dd and self.bar.read32(regs.ARQH1.offset) == index:
+            return None
         descriptor = self.posted(index)
-        if self.habit.by_dd:
-            if not descriptor.flags & AqFlag.DD:
-                return None
-        elif self.bar.read32(regs.ARQH1.offset) == index:
+        if self.habit.by_dd and not descriptor.flags & AqFlag.DD:
             return None
         # VPP dev_iavf does not look at the data without BUF.
         body = b""

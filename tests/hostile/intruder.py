@@ -130,12 +130,22 @@ class Intruder:
         self.client.write32(BAR0, offset, value)
 
     def rpc(self, opcode: int, body: bytes = b"") -> Received:
-        """One request and its answer; events in between are read and forgotten."""
+        """One request and its answer; events in between are read and forgotten.
+
+        It may take its time: who asks much is served later.
+        """
         self.driver.send(opcode, body)
-        while (reply := self.driver.receive()) is not None:
+        while True:
+            reply: Received = wait_for(f"the reply to opcode {opcode}", self.driver.receive)
             if reply.opcode == opcode & 0xFFFF_FFFF:
                 return reply
-        raise AssertionError(f"no reply to opcode {opcode} with {len(body)} bytes")
+
+    def settle(self) -> None:
+        """Wait until every request has been taken."""
+        wait_for(
+            "the end of the admin queue",
+            lambda: self.read32(regs.ATQH1.offset) == self.driver.next_to_use,
+        )
 
     def status(self, opcode: int, body: bytes = b"") -> int:
         return self.rpc(opcode, body).status
@@ -209,8 +219,8 @@ class Intruder:
     def reset_vf(self) -> None:
         """RESET_VF, and everything set up anew: what cures a stopped queue."""
         self.driver.send(Op.RESET_VF)
-        wait_for("the reset", lambda: self.read32(regs.VFGEN_RSTAT.offset) == 2)
-        assert self.read32(regs.ARQLEN1.offset) == 0
+        wait_for("the reset", lambda: self.read32(regs.ARQLEN1.offset) == 0)
+        wait_for("its end", lambda: self.read32(regs.VFGEN_RSTAT.offset) == 2)
         self.negotiate()
 
     def cure(self) -> None:

@@ -26,6 +26,7 @@ def strike(guest: Intruder, bad: AqDescriptor) -> int:
     guest.driver.put_atq(index, bad)
     guest.driver.next_to_use = (index + 1) % guest.driver.habit.atq_len
     guest.driver.ring()
+    guest.settle()
     done = guest.driver.completed(index)
     assert done.flags & (AqFlag.DD | AqFlag.CMP) == AqFlag.DD | AqFlag.CMP
     guest.driver.receive_all()
@@ -83,6 +84,7 @@ def answer_buffers_that_cannot_be_written(target: Target) -> None:
             bad = AqDescriptor(flags, 0, datalen, 0, 0, 0, 0, 0, high, low)
             guest.ram.write(guest.driver.arq, bad.encode() * 32)
             guest.driver.send(Op.VERSION, struct.pack("<II", 1, 1))
+            guest.settle()
             assert guest.driver.posted(0).retval in (AqRet.EFBIG, AqRet.BAD_ADDR)
         guest.negotiate()
         guest.start()
