@@ -87,9 +87,7 @@ class Contender:
         frames_per_s = self._count(seconds)
         took = time.perf_counter_ns() - began
         after = [busiest_ns(pid) for pid in self._pids]
-        whole = all(
-            end - start > WHOLE * took for start, end in zip(before, after, strict=True)
-        )
+        whole = all(end - start > WHOLE * took for start, end in zip(before, after, strict=True))
         return Window(frames_per_s / 1e6, whole)
 
 
@@ -152,9 +150,7 @@ def dpdk(app_vdev: str, back_vdev: str, *, client_first: bool = False) -> Factor
                     process.signal(number)
 
             counted = back if case.at_back else app
-            yield Contender(
-                [app.pid, back.pid], signal_all, asked(counted, lambda rates: rates.rx)
-            )
+            yield Contender([app.pid, back.pid], signal_all, asked(counted, lambda rates: rates.rx))
 
     return bring_up
 

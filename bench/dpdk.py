@@ -11,7 +11,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "dpdk"
-DRIVERS = ("bus_pci", "bus_vdev", "mempool_ring", "net_iavf", "net_memif", "net_vhost", "net_virtio")
+DRIVERS = (
+    "bus_pci",
+    "bus_vdev",
+    "mempool_ring",
+    "net_iavf",
+    "net_memif",
+    "net_vhost",
+    "net_virtio",
+)
 PACKAGE = "dpdk-dev"  # has testpmd; what it depends on has the drivers
 # Dependencies that testpmd does not load.
 DROP = re.compile(

@@ -35,7 +35,9 @@ CASES = {
     "macswap_64": Case("testpmd macswap, looped back", "macswap", "io"),
     "io_64": Case("testpmd io, looped back", "io", "io"),
     "vf_to_vf_64": Case("two devices crossed, testpmd io on both", "io", "io", ports=2),
-    "txonly_64": Case("testpmd txonly into a counting end", "txonly", "rxonly", at_back=True, bursts=0),
+    "txonly_64": Case(
+        "testpmd txonly into a counting end", "txonly", "rxonly", at_back=True, bursts=0
+    ),
     "rxonly_64": Case("a generating end into testpmd rxonly", "rxonly", "txonly", bursts=0),
     "io_1518": Case("testpmd io, 1518 bytes, looped back", "io", "io", size=1518),
 }
@@ -119,7 +121,9 @@ def measure(case: Case, place: Place, names: list[str], args: argparse.Namespace
                 else:
                     outcome.turns.setdefault(name, []).append(rate)
             for name in limit.CEILINGS[case.size]:
-                rate = limit.time_ring(limit.SHAPES[name], cpus, args.seconds, 32 * (case.bursts or 4))
+                rate = limit.time_ring(
+                    limit.SHAPES[name], cpus, args.seconds, 32 * (case.bursts or 4)
+                )
                 outcome.turns.setdefault(name, []).append(rate)
     return outcome
 

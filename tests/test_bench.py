@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import bench_control, bench_loop, bench_ring, limit, profile
+from bench import bench_control, bench_idle, bench_loop, bench_many, bench_ring, limit, profile
 from bench.callgrind import plain, read
 from bench.perf_counters import Counters
 
@@ -16,6 +16,7 @@ SHORT = {
     bench_ring: ["--rounds", "2"],
     bench_control: ["--reads", "20", "--maps", "5", "--bring-ups", "1"],
     bench_loop: ["--seconds", "0.05", "--cpus", "0,0"],
+    bench_many: ["--devices", "3"],
     limit: ["--seconds", "0.05", "--runs", "1"],
 }
 
@@ -34,6 +35,28 @@ def test_bench_gives_every_number(bench) -> None:
     results = json.loads(done.stdout)["results"]
     assert results.keys() == bench.MEANING.keys()
     assert min(results.values()) > 0
+
+
+@pytest.mark.slow
+def test_idle_devices_are_told_in_every_mode() -> None:
+    done = subprocess.run(
+        [sys.executable, bench_idle.__file__, "--json", "--seconds", "0.1", "--frames", "3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=True,
+    )
+    assert json.loads(done.stdout)["results"].keys() == bench_idle.MEANING.keys()
+
+
+@pytest.mark.slow
+def test_many_devices_start_soon_and_are_small() -> None:
+    """64 devices in one process, beside whatever else the machine does."""
+    start_s, idle_mib, *_ = bench_many.measure(64)
+    one_s, one_mib, *_ = bench_many.measure(1)
+    assert start_s - one_s < bench_many.MAX_START_S
+    assert (idle_mib - one_mib) / 63 < bench_many.MAX_IDLE_MIB
 
 
 DUMP = """

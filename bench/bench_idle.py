@@ -1,0 +1,169 @@
+"""What an idle device costs, what its sleep adds to the next frame, and how interrupts follow ITR.
+
+One VF connected to itself, our driver on the other CPU.  `busy`: a worker that never sleeps.
+`adaptive`: the default.  `trap`: adaptive with doorbells that are messages (doorbell=trap).
+The first frame is one sent after a silence, timed from before the doorbell to its arrival as a
+guest that polls sees it; what a sleep adds is the difference to `busy`.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import report
+from bench.backend import mac, running
+from bench.bench_loop import cpu_pair, pinned
+from bench.frames import udp4
+from emuiavf.guest.driver import VfDriver
+from emuiavf.iavf import regs
+from emuiavf.virtchnl.messages import VectorEntry
+
+# --idle of the worker, doorbell= of the device.
+MODES = {
+    "busy": ("busy", "mapped"),
+    "adaptive": ("adaptive", "mapped"),
+    "trap": ("adaptive", "trap"),
+}
+ITR_US = (500, 2000)
+IN_FLIGHT = 64
+ARRIVAL_S = 1.0
+SHORT_S, LONG_S = 0.01, 0.3
+MEANING = {
+    f"{mode}_{key}": f"{words}, {mode}"
+    for mode in MODES
+    for key, words in (
+        ("cpu_percent", "of one core, for an idle device"),
+        ("first_us", "a frame after 10 ms of silence, median"),
+        ("first_p99_us", "99% of them within"),
+        ("first_long_us", "a frame after 300 ms of silence, median"),
+    )
+} | {
+    f"{mode}_itr_{interval}_per_s": f"interrupts per second under load, ITR {interval} us, {mode}"
+    for mode in MODES
+    for interval in ITR_US
+}
+MEANING |= {
+    f"{mode}_added_us": f"{mode}_first_us without busy_first_us" for mode in MODES if mode != "busy"
+}
+
+
+class Moderated(VfDriver):
+    """Our driver with interrupts by ITR 0 instead of at once."""
+
+    def _irq_map(self) -> list[VectorEntry]:
+        return [replace(entry, rxitr_idx=0, txitr_idx=0) for entry in super()._irq_map()]
+
+    def set_interval(self, interval_us: int) -> None:
+        self.bar.write32(regs.itrn1(0, 1), interval_us // regs.ITR_UNIT_US)
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of all threads of a process."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
+def cpu_percent(pid: int, seconds: float) -> float:
+    before, began = cpu_ns(pid), time.perf_counter_ns()
+    time.sleep(seconds)
+    return 100 * (cpu_ns(pid) - before) / (time.perf_counter_ns() - began)
+
+
+def time_frames(vf: VfDriver, frame: bytes, silence_s: float, count: int) -> list[float]:
+    """Microseconds of each of `count` frames that were sent after a silence, sorted."""
+    queue, took = vf.queues[0], []
+    for _ in range(count):
+        time.sleep(silence_s)
+        began = time.perf_counter()
+        queue.send([frame])
+        while not queue.receive():
+            if time.perf_counter() - began > ARRIVAL_S:
+                raise RuntimeError("a frame did not arrive")
+        took.append((time.perf_counter() - began) * 1e6)
+    return sorted(took)
+
+
+def count_interrupts(vf: Moderated, frame: bytes, interval_us: int, seconds: float) -> float:
+    """Interrupts per second of a guest that sends again what it received."""
+    queue, interrupts = vf.queues[0], 0
+    vf.set_interval(interval_us)
+    queue.send([frame] * IN_FLIGHT)
+    began = time.perf_counter()
+    while (now := time.perf_counter()) - began < seconds:
+        interrupts += len(vf.wait([0], ARRIVAL_S))
+        if received := queue.receive():
+            queue.send([frame] * len(received))
+    took = now - began
+    deadline = now + ARRIVAL_S
+    left = IN_FLIGHT
+    while left and time.perf_counter() < deadline:
+        left -= len(queue.receive())
+    return interrupts / took
+
+
+@contextmanager
+def device(mode: str, cpu: int) -> Iterator[tuple[int, str]]:
+    """The backend's process id and the socket of a device that is connected to itself."""
+    idle, doorbell = MODES[mode]
+    with tempfile.TemporaryDirectory(prefix="emuiavf-bench-") as folder:
+        path = str(Path(folder, "vf.sock"))
+        vdev = f"emu_iavf0,path={path},mac={mac(0)},doorbell={doorbell}"
+        with running([vdev], ["emu_iavf0"], cpus=[cpu], idle=idle) as process:
+            yield process.pid, path
+
+
+def measure(mode: str, args: argparse.Namespace) -> report.Results:
+    guest, worker = args.cpus
+    own = bytes.fromhex(mac(0).replace(":", ""))
+    frame = udp4(64, own, own)
+    with device(mode, worker) as (pid, path), pinned(guest), Moderated(path) as vf:
+        vf.start(interrupts=True)
+        first = time_frames(vf, frame, SHORT_S, args.frames)
+        long = time_frames(vf, frame, LONG_S, max(1, args.frames // 20))
+        results = {
+            "cpu_percent": cpu_percent(pid, args.seconds),
+            "first_us": statistics.median(first),
+            "first_p99_us": first[len(first) * 99 // 100],
+            "first_long_us": statistics.median(long),
+        }
+        for interval in ITR_US:
+            rate = count_interrupts(vf, frame, interval, args.seconds)
+            results[f"itr_{interval}_per_s"] = rate
+    return results
+
+
+def run(args: argparse.Namespace) -> report.Results:
+    found = {mode: measure(mode, args) for mode in MODES}
+    results = {f"{mode}_{key}": value for mode, one in found.items() for key, value in one.items()}
+    for mode in MODES:
+        if mode != "busy":
+            results[f"{mode}_added_us"] = found[mode]["first_us"] - found["busy"]["first_us"]
+    return results
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each rate")
+    parser.add_argument("--frames", type=int, default=200, help="that are timed after a silence")
+    parser.add_argument(
+        "--cpus", type=cpu_pair, default=(0, 1), metavar="GUEST,WORKER", help="0,1 without"
+    )
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    arguments(parser)
+    args = parser.parse_args()
+    report.show("idle", run(args), MEANING, args.json)
+
+
+if __name__ == "__main__":
+    main()
