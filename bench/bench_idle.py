@@ -7,7 +7,6 @@ guest that polls sees it; what a sleep adds is the difference to `busy`.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile

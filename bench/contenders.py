@@ -1,7 +1,7 @@
 """What bench/peers.py lets run against each other: two programs on two cores that exchange frames.
 
 The application is always a testpmd on the first CPU.  On the second one is, for a peer, another
-testpmd; for us, the worker of `emuiavf run`.  A contender that is not measured is stopped (SIGSTOP),
+testpmd; for us, the worker of `emuiavf run`.  A contender that is not measured is stopped by SIGSTOP,
 so that all of one case can be up at the same time and take turns.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import backend
 from bench.dpdk import Testpmd
 from bench.testpmd import Process, Rates
-from emuiavf.stats import SegmentView, SegmentId
+from emuiavf.stats import SegmentId, SegmentView
 
 RX_PACKETS = 6
 FIRST_ADDRESS = 0x3F
