@@ -23,7 +23,7 @@ $(STAMP):
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip 'setuptools>=77' wheel 'cython>=3.1'
 	$(RUN) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-	  print('\n'.join(p['dependencies'] + sum(p['optional-dependencies'].values(), [])))" \
+	  e = p['optional-dependencies']; print('\n'.join(p['dependencies'] + e['test'] + e['lint']))" \
 	  | $(RUN) -m pip install --quiet --requirement /dev/stdin
 	EMUIAVF_BARE=1 $(RUN) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@

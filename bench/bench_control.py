@@ -5,23 +5,27 @@ QEMU holds its global lock while it waits for each of these answers, so the wors
 
 import argparse
 import os
+import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import report
 from bench.backend import serving
+from emuiavf.datapath._limit import echo, time_round_trips
 from emuiavf.guest.driver import VfDriver
 from emuiavf.iavf import regs
 from emuiavf.vfio_user.client import Client
-from emuiavf.vfio_user.wire import RegionIndex
+from emuiavf.vfio_user.wire import Command, Header, RegionAccess, RegionIndex
 
 MAP_SIZE = 2 << 20
 IOVA = 1 << 32
+ECHO_TURNS = 10
 MEANING = {
     "read_us": "REGION_READ of 4 bytes, there and back, median",
     "read_p99_us": "99% of them within",
@@ -31,6 +35,9 @@ MEANING = {
     "map_max_us": "the slowest",
     "maps_per_s": "pipelined DMA_MAPs per second, none unmapped",
     "bring_up_ms": "from connect to running queues, median",
+    "c_read_us": "REGION_READ for a client in C, a busy worker on the last core, median",
+    "c_echo_us": "a socket whose other end, in C, only answers; taking turns with c_read_us",
+    "vs_echo": "c_read_us over c_echo_us",
 } | {
     f"busy_{key}_us": f"{words} with a busy worker on every core"
     for key, words in (
@@ -106,12 +113,51 @@ def time_bring_up(path: str, count: int) -> float:
     return statistics.median(took)
 
 
+@contextmanager
+def echoing(request: int, reply: bytes) -> Iterator[socket.socket]:
+    """A socket whose other end, a process of its own in C, only answers."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        try:
+            ours.close()
+            echo(theirs.fileno(), request, reply)
+        finally:
+            os._exit(0)
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        ours.close()
+        os.waitpid(child, 0)
+
+
+def time_against_echo(path: str, count: int) -> report.Results:
+    """REGION_READ as a client in C sees it, taking turns with a socket that only answers."""
+    body = RegionAccess(regs.VFGEN_RSTAT.offset, RegionIndex.BAR0, 4).encode()
+    size = Header.SIZE + len(body)
+    request = Header(1, Command.REGION_READ, size, 0, 0).encode() + body
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    took: dict[str, list[int]] = {"read": [], "echo": []}
+    with Client(sock), echoing(size, bytes(size + 4)) as other:
+        sock.setblocking(True)
+        for _ in range(ECHO_TURNS):
+            for name, one in (("read", sock), ("echo", other)):
+                turn = time_round_trips(one.fileno(), request, size + 4, count // ECHO_TURNS)
+                took[name] += turn
+    read, answer = (statistics.median(took[name]) / 1000 for name in ("read", "echo"))
+    return {"c_read_us": read, "c_echo_us": answer, "vs_echo": read / answer}
+
+
 def run(args: argparse.Namespace) -> report.Results:
     with serving(1, idle="adaptive") as (path,):
         with Client(path) as client:
             results = time_answers(client, args.reads, args.maps)
             results["maps_per_s"] = time_maps(client, args.maps)
         results["bring_up_ms"] = time_bring_up(path, args.bring_ups)
+    with serving(1, cpus=[max(os.sched_getaffinity(0))]) as (path,):
+        results |= time_against_echo(path, args.reads)
     with serving(1, cpus=sorted(os.sched_getaffinity(0))) as (path,), Client(path) as client:
         for key, value in time_answers(client, args.reads, args.maps).items():
             results[f"busy_{key}"] = value

@@ -1,8 +1,8 @@
 """What bench/peers.py lets run against each other: two programs on two cores that exchange frames.
 
 The application is always a testpmd on the first CPU.  On the second one is, for a peer, another
-testpmd; for us, the worker of `emuiavf run`.  A contender that is not measured is stopped by SIGSTOP,
-so that all of one case can be up at the same time and take turns.
+testpmd; for us, the worker of `emuiavf run`.  A contender that is not measured is stopped
+(SIGSTOP), so that all of one case can be up at the same time and take turns.
 """
 
 import os
@@ -16,13 +16,12 @@ from pathlib import Path
 
 from bench import backend
 from bench.dpdk import Testpmd
+from bench.limit import WHOLE, Window
 from bench.testpmd import Process, Rates
 from emuiavf.stats import SegmentId, SegmentView
 
 RX_PACKETS = 6
 FIRST_ADDRESS = 0x3F
-# A window counts when each side had its core for so much of it.
-WHOLE = 0.97
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,10 @@ class Place:
     folder: Path
     huge: bool = True
 
-
-@dataclass(frozen=True)
-class Window:
-    """One measurement.  `whole`: nobody else had the two cores meanwhile."""
-
-    mpps: float
-    whole: bool
+    @property
+    def env(self) -> dict[str, str]:
+        """For what programs leave behind when they are killed: it goes with the folder."""
+        return {"RUNTIME_DIRECTORY": str(self.folder), "TMPDIR": str(self.folder)}
 
 
 class Contender:
@@ -114,7 +110,7 @@ def asked(process: Process, pick: Callable[[Rates], int]) -> Callable[[float], f
 Factory = Callable[[Case, Place], AbstractContextManager[Contender]]
 
 
-def dpdk(app_vdev: str, back_vdev: str, *, client_first: bool = False) -> Factory:
+def dpdk(app_vdev: str, back_vdev: str) -> Factory:
     """Two testpmd joined by virtual devices; {n} is the number of a port, {path} its socket."""
 
     @contextmanager
@@ -124,7 +120,6 @@ def dpdk(app_vdev: str, back_vdev: str, *, client_first: bool = False) -> Factor
                 Path(place.folder, f"{len(list(place.folder.iterdir()))}-{n}")
                 for n in range(case.ports)
             ]
-            run_dir = str(place.folder)
 
             def start(vdev: str, cpu: int) -> Process:
                 vdevs = [vdev.format(n=n, path=path) for n, path in enumerate(sockets)]
@@ -134,7 +129,7 @@ def dpdk(app_vdev: str, back_vdev: str, *, client_first: bool = False) -> Factor
                         cpu,
                         vdevs=vdevs,
                         huge=place.huge,
-                        env={"RUNTIME_DIRECTORY": run_dir},
+                        env=place.env,
                     )
                 )
 
@@ -199,7 +194,7 @@ def ours(case: Case, place: Place) -> Iterator[Contender]:
                 options=options,
                 huge=place.huge,
                 ring_len=512,
-                env={"RUNTIME_DIRECTORY": str(place.folder), "PYTHONPATH": str(backend.ROOT)},
+                env=place.env | {"PYTHONPATH": str(backend.ROOT)},
             )
         )
         app.wait_link()

@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -26,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich.console import Console
 from rich.table import Table
 
-from bench import dpdk, hugepages, limit, report
+from bench import dpdk, hugepages, limit, plot, report
 from bench.bench_loop import cpu_pair
 from bench.contenders import MEMIF, OURS, VHOST, Case, Contender, Place
+from bench.limit import Window
 from bench.testpmd import MEMORY_MB, Failed
 
 CASES = {
@@ -44,7 +46,16 @@ CASES = {
 CONTENDERS = {**OURS, **VHOST, **MEMIF}
 # What each ratio is of: ours over the best of these.
 GROUPS: dict[str, tuple[str, ...]] = {"vs_vhost": tuple(VHOST), "vs_memif": tuple(MEMIF)}
-LIMIT = "limit"
+LIMIT = "vs_limit"
+# What is to be reached.
+GOALS: dict[str, dict[str, float]] = {
+    "macswap_64": {"vs_vhost": 2.0, "vs_memif": 2.0},
+    "io_64": {"vs_vhost": 3.0, LIMIT: 0.6},
+    "vf_to_vf_64": {"vs_vhost": 3.0},
+    "txonly_64": {"vs_vhost": 2.0},
+    "rxonly_64": {"vs_vhost": 2.0},
+    "io_1518": {"vs_vhost": 1.8},
+}
 SETTLE_S = 0.1
 # Two programs of each contender, and some for the rings of those in between.
 HUGE_MB = 2 * (MEMORY_MB + 32) * len(CONTENDERS)
@@ -58,6 +69,10 @@ class Outcome:
     missing: dict[str, str] = field(default_factory=dict)
     disturbed: int = 0
 
+    def add(self, name: str, window: Window) -> None:
+        self.turns.setdefault(name, []).append(window.mpps)
+        self.disturbed += not window.whole
+
     def median(self, name: str) -> float | None:
         return statistics.median(self.turns[name]) if self.turns.get(name) else None
 
@@ -67,7 +82,7 @@ class Outcome:
 
     def ratios(self, size: int) -> dict[str, float | None]:
         mine = self.best(tuple(OURS))
-        groups = GROUPS | {"vs_limit": limit.CEILINGS[size]}
+        groups = GROUPS | {LIMIT: limit.CEILINGS[size]}
         found: dict[str, float | None] = {"mpps": mine}
         for key, names in groups.items():
             best = self.best(names)
@@ -90,18 +105,12 @@ def bring_up(
     return up
 
 
-def turn(contender: Contender, seconds: float, retries: int, outcome: Outcome) -> float:
-    """One turn; the quietest of its tries when all were disturbed."""
+def turn(contender: Contender, seconds: float, retries: int) -> Window:
+    """One turn of a contender that is stopped before and after."""
     contender.resume()
     try:
         time.sleep(SETTLE_S)
-        tries = []
-        for _ in range(1 + retries):
-            tries.append(contender.measure(seconds))
-            if tries[-1].whole:
-                return tries[-1].mpps
-        outcome.disturbed += 1
-        return max(window.mpps for window in tries)
+        return limit.quiet(lambda: contender.measure(seconds), retries)
     finally:
         contender.pause()
 
@@ -114,17 +123,14 @@ def measure(case: Case, place: Place, names: list[str], args: argparse.Namespace
         for _ in range(args.runs):
             for name in list(up):
                 try:
-                    rate = turn(up[name], args.seconds, args.retries, outcome)
+                    outcome.add(name, turn(up[name], args.seconds, args.retries))
                 except (Failed, OSError) as error:
                     outcome.missing[name] = str(error)
                     del up[name]
-                else:
-                    outcome.turns.setdefault(name, []).append(rate)
             for name in limit.CEILINGS[case.size]:
-                rate = limit.time_ring(
-                    limit.SHAPES[name], cpus, args.seconds, 32 * (case.bursts or 4)
-                )
-                outcome.turns.setdefault(name, []).append(rate)
+                in_flight = 32 * case.bursts or limit.IN_FLIGHT
+                ring = partial(limit.time_ring, limit.SHAPES[name], cpus, args.seconds, in_flight)
+                outcome.add(name, limit.quiet(ring, args.retries))
     return outcome
 
 
@@ -148,24 +154,27 @@ def as_json(name: str, outcome: Outcome, facts: Mapping[str, object]) -> str:
 
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:
-    """Medians per case and contender, and the ratios of ours."""
+    """Medians by contender, then ours over the best of each kind beside what is to be reached."""
 
     def text(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
     shown = Table(title="million frames per second, medians", title_justify="left")
-    shown.add_column("case")
+    shown.add_column("")
+    for case in outcomes:
+        shown.add_column(case, justify="right")
     rings = tuple(dict.fromkeys(name for names in limit.CEILINGS.values() for name in names))
-    names = [*CONTENDERS, *rings]
-    for name in [*names, *GROUPS, "vs_limit"]:
-        shown.add_column(name, justify="right")
-    for case, outcome in outcomes.items():
-        ratios = outcome.ratios(CASES[case].size)
-        shown.add_row(
-            case,
-            *(text(outcome.median(name)) for name in names),
-            *(text(ratios[key]) for key in [*GROUPS, "vs_limit"]),
-        )
+    for name in [*CONTENDERS, *rings]:
+        shown.add_row(name, *(text(outcome.median(name)) for outcome in outcomes.values()))
+    shown.add_section()
+    for key in [*GROUPS, LIMIT]:
+        cells = []
+        for case, outcome in outcomes.items():
+            value, goal = outcome.ratios(CASES[case].size)[key], GOALS[case].get(key)
+            wanted = "" if goal is None else f" (>= {goal:g})"
+            missed = value is not None and goal is not None and value < goal
+            cells.append(f"[red]{text(value)}{wanted}[/red]" if missed else text(value) + wanted)
+        shown.add_row(key, *cells)
     return shown
 
 
@@ -220,9 +229,11 @@ def main() -> None:
     if not args.json:
         Console().print(table(outcomes))
     if args.plot:
-        from bench import plot
-
-        plot.draw(outcomes, args.plot)
+        medians = {
+            name: {one: outcome.median(one) for one in outcome.turns}
+            for name, outcome in outcomes.items()
+        }
+        plot.draw(medians, args.plot, f"{facts['cpu']}, {facts['dpdk']}, commit {facts['commit']}")
 
 
 if __name__ == "__main__":

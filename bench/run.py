@@ -1,5 +1,6 @@
 """All benches, one after the other (make bench): what the data path and control cost here.
 
+bench/peers.py and bench/profile.py, which need programs of others, are run by themselves.
 Keep the machine idle meanwhile, and two cores free.
 """
 
@@ -8,9 +9,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import bench_control, bench_loop, bench_ring, report
+from bench import bench_control, bench_idle, bench_loop, bench_many, bench_ring, limit, report
 
-BENCHES = {"ring": bench_ring, "loop": bench_loop, "control": bench_control}
+BENCHES = {
+    "ring": bench_ring,
+    "loop": bench_loop,
+    "limit": limit,
+    "control": bench_control,
+    "idle": bench_idle,
+    "many": bench_many,
+}
 
 
 def main() -> None:

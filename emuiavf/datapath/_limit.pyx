@@ -1,10 +1,14 @@
-"""The least that shared memory can do, for bench/limit.py: one ring, one producer, one consumer.
+"""What benches hold us against: the least that shared memory and a socket cost.
 
-A descriptor is 16 bytes (sequence number, length) and tells of one buffer.  The producer copies a
-frame into the buffer, the consumer copies it out; nothing is translated, judged or counted.
-Nothing in the product imports this.
+`CopyRing` (bench/limit.py) is one ring with one producer and one consumer.  A descriptor is 16
+bytes (sequence number, length) and tells of one buffer.  The producer copies a frame into the
+buffer, the consumer copies it out; nothing is translated, judged or counted.
+
+`echo` and `time_round_trips` (bench/bench_control.py) are the two ends of a socket.  Nothing in the
+product imports this.
 """
 
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -14,8 +18,20 @@ from emuiavf._atomic cimport (
 from emuiavf.datapath._offload cimport frame_copy
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int fd, void *data, size_t size, int flags) noexcept
+    ssize_t send(int fd, const void *data, size_t size, int flags) noexcept
+    enum:
+        MSG_NOSIGNAL
+
+
+cdef extern from "wait.h" nogil:
+    uint64_t monotonic_ns() noexcept
+
+
 cdef enum:
     BURST = 32
+    MESSAGE = 256
     LARGEST = 2048
     # Offsets in the memory: each index on cache lines that only one side writes.
     HEAD_AT = 0
@@ -143,3 +159,51 @@ cdef class CopyRing:
     def stop(self) -> None:
         """End both sides; for a third thread."""
         store_relaxed_u32(self.ring.stop, 1)
+
+
+cdef bint _receive(int fd, uint8_t *data, size_t size) noexcept nogil:
+    """The next `size` bytes; False when there are no more."""
+    cdef size_t at = 0
+    cdef ssize_t got
+    while at < size:
+        got = recv(fd, data + at, size - at, 0)
+        if got <= 0 and not (got < 0 and errno == EINTR):
+            return False
+        at += max(got, 0)
+    return True
+
+
+cdef uint64_t _round_trip(int fd, const uint8_t *request, size_t size, size_t reply) noexcept nogil:
+    """Nanoseconds from a request to its answer; 0 when there is none."""
+    cdef uint8_t data[MESSAGE]
+    cdef uint64_t began = monotonic_ns()
+    if send(fd, request, size, MSG_NOSIGNAL) != <ssize_t>size or not _receive(fd, data, reply):
+        return 0
+    return monotonic_ns() - began
+
+
+def echo(int fd, size_t size, const uint8_t[::1] reply) -> None:
+    """Answer every `size` bytes of a blocking socket with `reply` until its other end is closed."""
+    cdef uint8_t data[MESSAGE]
+    cdef ssize_t length = reply.shape[0]
+    if not 1 <= size <= MESSAGE:
+        raise ValueError(f"{size} bytes: 1 to {MESSAGE}")
+    with nogil:
+        while _receive(fd, data, size):
+            if send(fd, &reply[0], length, MSG_NOSIGNAL) != length:
+                break
+
+
+def time_round_trips(int fd, const uint8_t[::1] request, size_t reply, int count) -> list[int]:
+    """Nanoseconds of each of `count` round trips on a blocking socket; OSError when one fails."""
+    cdef uint64_t took
+    cdef list found = []
+    if not 1 <= reply <= MESSAGE:
+        raise ValueError(f"{reply} bytes: 1 to {MESSAGE}")
+    for _ in range(count):
+        with nogil:
+            took = _round_trip(fd, &request[0], request.shape[0], reply)
+        if took == 0:
+            raise OSError("the other end has closed")
+        found.append(took)
+    return found
