@@ -15,6 +15,8 @@ from emuiavf.emudev.info import (
     VlanOffload,
 )
 
+RXDIDS: tuple[int, ...]
+
 class Vf(Endpoint):
     max_queue_pairs: int
     num_vectors: int

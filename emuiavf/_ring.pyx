@@ -53,6 +53,9 @@ cdef enum:
     ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
     FAULT_TOLD = 0x100      # beside a Fault: take_faults has told it; the queue stays stopped
 
+# Formats of include/writeback.h: legacy, flexible NIC, flexible "comms OVS_1".
+RXDIDS = (1, 2, 22)
+
 cdef tuple FAULT_TEXT = (
     "", "tail beyond the ring", "descriptor ring is not mapped", "buffer address is not mapped",
     "bad buffer length", "unknown descriptor type", "descriptor chain without an end",
@@ -234,8 +237,8 @@ cdef class Vf(Endpoint):
         cdef RingState *state = self.rx[i].state
         if self.rx_enabled >> i & 1:
             raise StateError(f"Rx queue {i} is enabled")
-        if queue.writeback != 1:
-            raise ValueError(f"RXDID {queue.writeback}: only 1 is served")
+        if queue.writeback not in RXDIDS:
+            raise ValueError(f"RXDID {queue.writeback}: {RXDIDS} are served")
         if queue.databuffer_size < 128:
             raise ValueError(f"databuffer_size={queue.databuffer_size}, at least 128")
         self._configure(state, queue)

@@ -31,6 +31,8 @@ cdef extern from "wait.h" nogil:
 cdef extern from "writeback.h" nogil:
     enum:
         RXDID_LEGACY
+        RXDID_FLEX_NIC
+        RXDID_FLEX_OVS
     ctypedef struct Writeback:
         pass
     Writeback writeback_of(uint32_t rxdid, const Frame *frame, uint32_t verdict,
@@ -193,7 +195,14 @@ cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_
         frame_copy(buffers[i], frame.head, frame.len)
         batch.csum_bad += (frame.flags & (FRAME_IP_BAD | FRAME_L4_BAD)) != 0
         rx_account(batch, frame, frame.len)
-    slot = rx_hand_over_plain(RXDID_LEGACY, batch, burst, numbers, count, rx.state.head, ring_len)
+    slot = rx.state.head
+    # One branch a burst: each call is made for its constant.
+    if rx.state.writeback == RXDID_LEGACY:
+        slot = rx_hand_over_plain(RXDID_LEGACY, batch, burst, numbers, count, slot, ring_len)
+    elif rx.state.writeback == RXDID_FLEX_OVS:
+        slot = rx_hand_over_plain(RXDID_FLEX_OVS, batch, burst, numbers, count, slot, ring_len)
+    else:
+        slot = rx_hand_over_plain(RXDID_FLEX_NIC, batch, burst, numbers, count, slot, ring_len)
     rx.state.head = slot
     batch.slot = slot
     batch.room -= count
@@ -226,7 +235,7 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
     cdef Frame *open_frame = NULL
     cdef Gather gather
     cdef uint32_t verdicts[RX_ITEMS]
-    cdef uint32_t i, header
+    cdef uint32_t i, header, slot
     for i in range(batch.num_items):
         item = &batch.items[i]
         frame = item.frame
@@ -240,7 +249,14 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
         else:
             verdicts[i] = emit_frame(frame, item.strip, &batch.pieces[item.first], batch.judge)
         batch.csum_bad += (frame.flags & FRAME_IP_BAD | verdicts[i] & FRAME_L4_BAD) != 0
-    rx.state.head = rx_hand_over(RXDID_LEGACY, batch, verdicts, rx.state.head, rx.state.ring_len)
+    slot = rx.state.head
+    if rx.state.writeback == RXDID_LEGACY:
+        slot = rx_hand_over(RXDID_LEGACY, batch, verdicts, slot, rx.state.ring_len)
+    elif rx.state.writeback == RXDID_FLEX_OVS:
+        slot = rx_hand_over(RXDID_FLEX_OVS, batch, verdicts, slot, rx.state.ring_len)
+    else:
+        slot = rx_hand_over(RXDID_FLEX_NIC, batch, verdicts, slot, rx.state.ring_len)
+    rx.state.head = slot
     batch.packets += batch.num_items
     batch.num_items = 0
     batch.num_pieces = 0

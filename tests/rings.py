@@ -21,29 +21,59 @@ DYN_CTLN = 0x3800
 STALE = 0xA5
 
 
+# The writeback format of drivers that name none; a test module may run with each.
+RXDID = 1
+# Descriptors of drivers, for a test module that has many of them to close.
+opened: list[int] = []
+
+
 @dataclass(frozen=True)
 class Received:
-    """One frame, reassembled from its descriptors."""
+    """One frame, reassembled from its descriptors; what they say, whatever their format."""
 
     data: bytes
     qwords: tuple[int, int, int, int]
     buffers: int
+    rxdid: int = 1
 
     @property
     def ptype(self) -> int:
-        return self.qwords[1] >> 30 & 0xFF
+        return self.qwords[1] >> 30 & 0xFF if self.rxdid == 1 else self.qwords[0] >> 16 & 0x3FF
 
     @property
     def hash(self) -> int:
-        return self.qwords[0] >> 32
+        at_12, at_24 = self.qwords[1] >> 32, self.qwords[3] & 0xFFFF_FFFF
+        return {1: self.qwords[0] >> 32, 2: at_12, 22: at_24}[self.rxdid]
+
+    @property
+    def hashed(self) -> bool:
+        if self.rxdid == 1:
+            return self.qwords[1] >> 12 & 3 == 3
+        return bool(self.qwords[1] >> 12 & 1)
 
     @property
     def l2tag1(self) -> int | None:
-        return self.qwords[0] >> 16 & 0xFFFF if self.qwords[1] & 4 else None
+        if self.rxdid == 1:
+            return self.qwords[0] >> 16 & 0xFFFF if self.qwords[1] & 4 else None
+        return self.qwords[1] >> 16 & 0xFFFF if self.qwords[1] >> 13 & 1 else None
+
+    @property
+    def l3l4p(self) -> bool:
+        return bool(self.qwords[1] & 8)
 
     @property
     def errors(self) -> int:
-        return self.qwords[1] >> 19 & 0xFF
+        """As in the legacy format: bit 3 IPE, bit 4 L4E."""
+        if self.rxdid == 1:
+            return self.qwords[1] >> 19 & 0xFF
+        return (self.qwords[1] >> 4 & 3) << 3 | self.qwords[1] >> 10 & 1
+
+    @property
+    def unused_are_clear(self) -> bool:
+        """Nothing stale where no feature of ours writes, and no flow is marked."""
+        high = {1: 0, 2: 0xFFFF_FFFF, 22: self.qwords[3] & 0xFFFF_FFFF}[self.rxdid]
+        flow = {1: True, 2: True, 22: self.qwords[1] >> 32 == 0xFFFF_FFFF}[self.rxdid]
+        return self.qwords[2:] == (0, high) and flow
 
 
 class Driver:
@@ -58,8 +88,10 @@ class Driver:
         max_pkt_size=9728,
         fault_fd=None,
         judge=True,
+        rxdid=None,
     ):
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        opened.append(self.fd)
         os.ftruncate(self.fd, SIZE)
         self.memory = mmap.mmap(self.fd, SIZE)
         self.mem = MemTable()
@@ -68,6 +100,8 @@ class Driver:
         self.registers = np.frombuffer(self.doorbells, np.uint32)
         self.rows = np.zeros((2 * queues, 16), np.uint64)
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK) if fault_fd is None else fault_fd
+        if fault_fd is None:
+            opened.append(self.fault_fd)
         self.vf = Vf(
             name,
             self.mem,
@@ -79,6 +113,7 @@ class Driver:
             judge=judge,
         )
         self.queues, self.ring_len, self.buffer_size = queues, ring_len, buffer_size
+        self.rxdid = rxdid or RXDID
         self.top = 0x1000
         self.tx_ring = [self.take(ring_len * 16) for _ in range(queues)]
         self.rx_ring = [self.take(ring_len * 32) for _ in range(queues)]
@@ -89,7 +124,9 @@ class Driver:
         for i in range(queues):
             self.vf.configure_tx(TxQueueConfig(i, ring_len, self.tx_ring[i]))
             self.vf.configure_rx(
-                RxQueueConfig(i, ring_len, self.rx_ring[i], buffer_size, max_pkt_size)
+                RxQueueConfig(
+                    i, ring_len, self.rx_ring[i], buffer_size, max_pkt_size, writeback=self.rxdid
+                )
             )
         self.vf.set_bus_master(True)
 
@@ -165,19 +202,20 @@ class Driver:
             if slot == self.rx_posted[queue] or not words[1] & 1:
                 assert not parts, "a frame without its end"
                 return frames
-            length = words[1] >> 38
+            length = words[1] >> 38 if self.rxdid == 1 else words[0] >> 32
             buffer = self.rx_buffer[queue][slot]
             parts.append(self.memory[buffer : buffer + length])
             rest = self.memory[buffer + length : buffer + self.buffer_size]
             assert rest == bytes([STALE]) * len(rest), "wrote beyond the frame"
             self.rx_next[queue] = (slot + 1) % self.ring_len
             if words[1] & 2:
-                frames.append(Received(b"".join(parts), words, len(parts)))
+                frames.append(Received(b"".join(parts), words, len(parts), self.rxdid))
                 parts = []
 
     def vector(self, vector=1, rx=1, tx=1, itr=(0, 1)):
         """Map queues to a vector with a fresh eventfd; returns the eventfd."""
         event = os.eventfd(0, os.EFD_NONBLOCK)
+        opened.append(event)
         self.vf.map_vector(VectorMap(vector, rx, tx, *itr))
         self.vf.set_eventfd(vector, event)
         return event

@@ -179,6 +179,7 @@ class Config:
     judge: bool
     strip: bool
     rss: RssConfig
+    rxdid: int
 
 
 def config(rng: random.Random) -> Config:
@@ -195,6 +196,7 @@ def config(rng: random.Random) -> Config:
             rng.choice([0, EVERYTHING, 1 << 33 | 1 << 43]),
             rng.random() < 0.5,
         ),
+        rxdid=rng.choice([1, 2, 22]),
     )
 
 
@@ -322,6 +324,7 @@ class Model:
                 self.b.ring_len,
                 size,
                 self.rx_head[queue],
+                self.setup.rxdid,
             )
             for one in made[self.progress :]:
                 if too_long:
@@ -390,7 +393,13 @@ def test_rings_do_what_the_model_does(seed: int) -> None:
     engine = Engine(hold_s=1000.0)
     a = Driver("a", ring_len=64)
     b = Driver(
-        "b", setup.queues, setup.ring_len, setup.buffer_size, setup.max_pkt_size, judge=setup.judge
+        "b",
+        setup.queues,
+        setup.ring_len,
+        setup.buffer_size,
+        setup.max_pkt_size,
+        judge=setup.judge,
+        rxdid=setup.rxdid,
     )
     b.vf.set_filter(RxFilter(frozenset({MAC_B, GROUP})))
     b.vf.set_rss(setup.rss)

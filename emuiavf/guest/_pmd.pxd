@@ -1,7 +1,7 @@
 """The driver's side of the iavf rings: state, descriptor bits and the leaves of the hot path.
 
 Every slot of a ring owns one buffer for life, so a slot number is all there is to track.  Formats:
-legacy 16-byte Tx descriptors, legacy 32-byte Rx descriptors (RXDID 1).
+16-byte Tx descriptors, 32-byte Rx descriptors, legacy (RXDID 1) and flexible (2 and 22).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -50,6 +50,18 @@ cpdef enum RxBits:
     RX_ERROR_OVERSIZE = 1 << 6
 
 
+cpdef enum FlexBits:
+    """Qword 1 of a flexible Rx writeback; DD, EOF and L3L4P stand where they do in the legacy one."""
+    FLEX_IPE_SHIFT = 4
+    FLEX_L4E_SHIFT = 5
+    FLEX_RXE_SHIFT = 10
+    FLEX_RSS_VALID = 1 << 12
+    FLEX_L2TAG1P = 1 << 13
+    FLEX_PTYPE_SHIFT = 16
+    FLEX_PTYPE_MASK = 0x3FF
+    FLEX_LENGTH_SHIFT = 32
+
+
 cdef enum:
     RS_EVERY = 32     # descriptors between two completions asked for
     REARM_EVERY = 32  # buffers given back to the device at once
@@ -82,6 +94,7 @@ cdef struct RxState:
     uint32_t buf_size
     uint32_t next         # oldest slot that is not consumed
     uint32_t tail         # slots [next, tail) are the device's or hold received frames
+    uint32_t flexible     # RXDID 2 or 22
     uint32_t shadow
 
 
@@ -148,10 +161,23 @@ cdef inline uint8_t *rx_buffer(const RxState *ring, uint32_t slot) noexcept nogi
     return ring.buffers + <uint64_t>slot * ring.stride
 
 
-cdef inline uint32_t rx_length(const RxState *ring, uint64_t qword1) noexcept nogil:
+cdef inline uint32_t rx_length(const RxState *ring, uint32_t slot) noexcept nogil:
     """Bytes in one buffer, never more than the buffer has."""
-    cdef uint32_t length = (qword1 >> RX_LENGTH_SHIFT) & RX_LENGTH_MASK
+    cdef uint32_t length
+    if ring.flexible:
+        length = (ring.desc[4 * slot] >> FLEX_LENGTH_SHIFT) & RX_LENGTH_MASK
+    else:
+        length = (ring.desc[4 * slot + 1] >> RX_LENGTH_SHIFT) & RX_LENGTH_MASK
     return length if length <= ring.buf_size else ring.buf_size
+
+
+cdef inline uint32_t rx_error(const RxState *ring, uint64_t qword1) noexcept nogil:
+    """The error bits of a frame's last descriptor, placed as in the legacy format."""
+    if not ring.flexible:
+        return (qword1 >> RX_ERROR_SHIFT) & RX_ERROR_MASK
+    return (RX_ERROR_RXE * (qword1 >> FLEX_RXE_SHIFT & 1)
+            | RX_ERROR_IPE * (qword1 >> FLEX_IPE_SHIFT & 1)
+            | RX_ERROR_L4E * (qword1 >> FLEX_L4E_SHIFT & 1))
 
 
 cdef inline uint32_t rx_frame(const RxState *ring) noexcept nogil:
@@ -187,3 +213,4 @@ cdef class RxRing:
     cdef object _buffers
     cdef object _doorbell
     cdef readonly int index
+    cdef readonly int rxdid

@@ -1,4 +1,4 @@
-"""Poll-mode rings of our own guest driver: legacy Tx and Rx descriptors over shared memory.
+"""Poll-mode rings of our own guest driver: Tx and Rx descriptors over shared memory.
 
 Knows descriptors, buffers and doorbell words; knows neither virtchnl nor where the doorbell comes
 from.  Facts: AVF descriptors, `docs/architecture.md`.  Traffic loops use the leaves in `_pmd.pxd`.
@@ -172,15 +172,22 @@ cdef void rx_rearm(RxState *ring, uint32_t at_least) noexcept nogil:
 
 
 cdef class RxRing:
-    """One receive ring.  `doorbell` is the mapped QRX_TAIL word, None when doorbells trap."""
+    """One receive ring.  `doorbell` is the mapped QRX_TAIL word, None when doorbells trap.
+
+    `rxdid` is the format of its writeback: 1, 2 or 22.
+    """
 
     def __init__(self, int index, object ring, object buffers, int ring_len, int buf_size,
-                 object doorbell=None):
+                 object doorbell=None, int rxdid=1):
+        if rxdid not in (1, 2, 22):
+            raise ValueError(f"rxdid={rxdid}: 1, 2 or 22")
         check_ring(ring_len, buf_size)
         cdef RxState *state = &self.state
         memset(state, 0, sizeof(RxState))
         self.index = index
+        self.rxdid = rxdid
         self._ring, self._buffers, self._doorbell = ring.view, buffers.view, doorbell
+        state.flexible = rxdid != 1
         state.ring_len = ring_len
         state.buf_size = buf_size
         state.stride = buffer_stride(buf_size)
@@ -224,21 +231,20 @@ cdef class RxRing:
     def take(self):
         """The oldest received frame, or None.
 
-        A tuple (data, qword0, qword1, qword2) with the qwords of the frame's last descriptor.
+        A tuple (data, qword0 ... qword3) with the qwords of the frame's last descriptor.
         """
         cdef RxState *state = &self.state
         cdef uint32_t count = rx_frame(state), slot = state.next, _i
-        cdef uint64_t qword1 = 0, last = 0
+        cdef uint64_t last = 0
         if count == 0:
             return None
         data = bytearray()
         for _i in range(count):
             last = slot
-            qword1 = rx_qword1(state, slot)
-            data += (<char *>rx_buffer(state, slot))[:rx_length(state, qword1)]
+            data += (<char *>rx_buffer(state, slot))[:rx_length(state, slot)]
             slot = ring_next(slot, state.ring_len)
         state.next = slot
-        result = bytes(data), state.desc[4 * last], qword1, state.desc[4 * last + 2]
+        result = (bytes(data), *[state.desc[4 * last + k] for k in range(4)])
         rx_rearm(state, REARM_EVERY)
         return result
 

@@ -28,8 +28,6 @@ from emuiavf.guest._pattern cimport (
 from emuiavf.guest._pmd cimport (
     REARM_EVERY,
     RX_DD,
-    RX_ERROR_MASK,
-    RX_ERROR_SHIFT,
     TX_EOP,
     TX_ICRC,
     RxRing,
@@ -39,6 +37,7 @@ from emuiavf.guest._pmd cimport (
     ring_next,
     rx_buffer,
     rx_frame,
+    rx_error,
     rx_length,
     rx_posted,
     rx_qword1,
@@ -244,11 +243,11 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
     cdef FlowState *flow
     for _i in range(slots):
         qword1 = rx_qword1(rx, slot)
-        size += rx_length(rx, qword1)
+        size += rx_length(rx, slot)
         slot = ring_next(slot, rx.ring_len)
-    error = (qword1 >> RX_ERROR_SHIFT) & RX_ERROR_MASK
+    error = rx_error(rx, qword1)
     slot = rx.next
-    piece = rx_length(rx, rx_qword1(rx, slot))
+    piece = rx_length(rx, slot)
     if piece < HEAD:
         port.blamed.corrupted += 1
         return
@@ -266,7 +265,7 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
     lanes_add_bytes(&lanes, rx_buffer(rx, slot) + HEAD, piece - HEAD)
     for _i in range(1, slots):
         slot = ring_next(slot, rx.ring_len)
-        lanes_add_bytes(&lanes, rx_buffer(rx, slot), rx_length(rx, rx_qword1(rx, slot)))
+        lanes_add_bytes(&lanes, rx_buffer(rx, slot), rx_length(rx, slot))
     sum = lanes_fold(&lanes)
     flow = &flows[number] if number < num_flows else port.blamed
     if sum != check or error:

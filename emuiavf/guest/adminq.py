@@ -7,7 +7,7 @@ and status travel in the cookies.
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from emuiavf.errors import EmuIavfError
@@ -27,6 +27,14 @@ _COMPLETION_POLL_S = 0.0001
 
 class AdminQueueError(EmuIavfError):
     """The device does not work the admin queue as it must."""
+
+
+def readable(fds: Sequence[int], timeout_s: float) -> list[int]:
+    """Those of `fds` that can be read within `timeout_s`; their numbers may be of any size."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(timeout_s * 1000)]
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,7 @@ class AdminQueue:
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        ready, _, _ = select.select([self._irq_fd], [], [], min(left, _POLL_S))
-        if ready:
+        if readable([self._irq_fd], min(left, _POLL_S)):
             os.eventfd_read(self._irq_fd)
             self._arm()
         return True
@@ -159,7 +166,7 @@ class AdminQueue:
                 break
             if not self._is_mapped or time.monotonic() > deadline:
                 raise AdminQueueError(f"ATQ: descriptor {slot} is not completed")
-            select.select([], [], [], _COMPLETION_POLL_S)
+            time.sleep(_COMPLETION_POLL_S)
         if descriptor.retval != AqRet.OK or descriptor.flags & AqFlag.ERR:
             raise AdminQueueError(
                 f"ATQ: opcode {descriptor.opcode:#06x} failed with retval {descriptor.retval}"

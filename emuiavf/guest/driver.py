@@ -10,7 +10,6 @@ through; RequestRefused, NoAnswer and AdminQueueError say what the PF did.
 """
 
 import os
-import select
 import socket
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from emuiavf.errors import EmuIavfError, StateError
-from emuiavf.guest.adminq import AdminQueue, AdminQueueError
+from emuiavf.guest.adminq import AdminQueue, AdminQueueError, readable
 from emuiavf.guest.bar import Bar0
 from emuiavf.guest.channel import LinkState, NoAnswer, RequestRefused, Virtchnl
 from emuiavf.guest.memory import DmaMemory
@@ -35,13 +34,14 @@ from emuiavf.virtchnl.messages import (
     QueueSelect,
     RssHena,
     StatsReply,
+    SupportedRxdids,
     VectorEntry,
     Version,
     VfResources,
     VlanCaps,
     VsiQueueConfig,
 )
-from emuiavf.virtchnl.ops import ITR_NONE, VERSION_MAJOR, VERSION_MINOR, Cap, Op
+from emuiavf.virtchnl.ops import ITR_NONE, VERSION_MAJOR, VERSION_MINOR, Cap, Op, Rxdid
 
 __all__ = ["AdminQueueError", "DeviceError", "NoAnswer", "RequestRefused", "VfDriver"]
 
@@ -54,6 +54,7 @@ WANTED_CAPS = (
     | Cap.REQ_QUEUES
     | Cap.ADV_LINK_SPEED
     | Cap.RX_POLLING
+    | Cap.RX_FLEX_DESC
 )
 RESET_TIMEOUT_S = 2.0
 DEFAULT_MEMORY = 64 << 20
@@ -147,11 +148,13 @@ class VfDriver:
         max_frame: int = 0,
         interrupts: bool = False,
         lut: bytes | None = None,
+        rxdid: Rxdid = Rxdid.LEGACY,
     ) -> None:
         """Set up and enable `num_pairs` queue pairs, with RSS over them when granted.
 
         `max_frame` is the longest frame to receive (0: what the PF allows).  `interrupts`: every
         queue has a vector that `wait` can sleep on.  More pairs than the VF has are requested.
+        `rxdid`: how received frames are reported; flexible formats need Cap.RX_FLEX_DESC.
         """
         if self.queues:
             raise StateError("the queues are running")
@@ -160,7 +163,9 @@ class VfDriver:
         assert self.memory is not None
         try:
             for index in range(num_pairs):
-                self.queues.append(QueuePair(index, self.bar, self.memory, ring_len, buf_size))
+                self.queues.append(
+                    QueuePair(index, self.bar, self.memory, ring_len, buf_size, rxdid)
+                )
         except MemoryError:
             self._free_queues()
             needed = memory_needed(num_pairs, ring_len, buf_size)
@@ -187,6 +192,12 @@ class VfDriver:
         """Packet classes that the PF can hash."""
         return RssHena.decode(self.channel.request(Op.GET_RSS_HENA_CAPS)).hena
 
+    def supported_rxdids(self) -> set[int]:
+        """Formats of received descriptors; RequestRefused without Cap.RX_FLEX_DESC."""
+        body = self.channel.request(Op.GET_SUPPORTED_RXDIDS)
+        bitmap = SupportedRxdids.decode(body).supported_rxdids
+        return {rxdid for rxdid in range(64) if bitmap >> rxdid & 1}
+
     def vlan_caps(self) -> VlanCaps:
         """What the PF can do with VLAN tags; RequestRefused without Cap.VLAN_V2."""
         return VlanCaps.decode(self.channel.request(Op.GET_OFFLOAD_VLAN_V2_CAPS))
@@ -204,7 +215,7 @@ class VfDriver:
         for queue in queues:
             self._write_dyn_ctl(queue, regs.DynCtl.INTENA | regs.DynCtl.CLEARPBA)
         by_fd = {self._vectors[1 + queue]: queue for queue in queues}
-        ready, _, _ = select.select(list(by_fd), [], [], timeout_s)
+        ready = readable(list(by_fd), timeout_s)
         for fd in ready:
             os.eventfd_read(fd)
         return [by_fd[fd] for fd in ready]
@@ -289,7 +300,7 @@ class VfDriver:
         while self._admin.is_enabled or self._rstat() != Rstat.VFR_ACTIVE:
             if time.monotonic() > deadline:
                 raise DeviceError(f"reset not finished, VFGEN_RSTAT={self._rstat()}")
-            select.select([], [], [], 0.001)
+            time.sleep(0.001)
 
     def _rstat(self) -> int:
         return self.bar.read32(regs.VFGEN_RSTAT.offset) & 3

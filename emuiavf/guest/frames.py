@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Self
 
-from emuiavf.guest._pmd import RxBits, TxBits
+from emuiavf.guest._pmd import FlexBits, RxBits, TxBits
+from emuiavf.virtchnl.ops import Rxdid
 
 
 class L4(IntEnum):
@@ -113,7 +114,10 @@ def _zero_l4_checksum(frame: bytearray, at: int, l4: L4) -> None:
 
 @dataclass(frozen=True)
 class Frame:
-    """A received frame and the verdicts of its last descriptor (legacy format, RXDID 1)."""
+    """A received frame and the verdicts of its last descriptor.
+
+    `error` has the bits of the legacy format, `status` those of the ring's own.
+    """
 
     data: bytes
     queue: int
@@ -124,9 +128,14 @@ class Frame:
     vlan_tci: int | None
 
     @classmethod
-    def from_descriptor(
-        cls, data: bytes, queue: int, qword0: int, qword1: int, qword2: int
-    ) -> Self:
+    def from_descriptor(cls, data: bytes, queue: int, rxdid: int, *qwords: int) -> Self:
+        """From the four qwords of a writeback in the format `rxdid`."""
+        if rxdid == Rxdid.LEGACY:
+            return cls._from_legacy(data, queue, *qwords)
+        return cls._from_flexible(data, queue, rxdid, *qwords)
+
+    @classmethod
+    def _from_legacy(cls, data: bytes, queue: int, qword0: int, qword1: int, *_: int) -> Self:
         status = qword1 & RxBits.RX_STATUS_MASK
         return cls(
             data=data,
@@ -136,6 +145,25 @@ class Frame:
             ptype=qword1 >> RxBits.RX_PTYPE_SHIFT & RxBits.RX_PTYPE_MASK,
             rss_hash=qword0 >> 32 if status & RxBits.RX_FLTSTAT == RxBits.RX_FLTSTAT else None,
             vlan_tci=qword0 >> 16 & 0xFFFF if status & RxBits.RX_L2TAG1P else None,
+        )
+
+    @classmethod
+    def _from_flexible(
+        cls, data: bytes, queue: int, rxdid: int, qword0: int, qword1: int, _: int, qword3: int
+    ) -> Self:
+        status = qword1 & 0xFFFF
+        rss_hash = qword3 & 0xFFFF_FFFF if rxdid == Rxdid.FLEX_OVS else qword1 >> 32
+        error = RxBits.RX_ERROR_IPE * (status >> FlexBits.FLEX_IPE_SHIFT & 1)
+        error |= RxBits.RX_ERROR_L4E * (status >> FlexBits.FLEX_L4E_SHIFT & 1)
+        error |= RxBits.RX_ERROR_RXE * (status >> FlexBits.FLEX_RXE_SHIFT & 1)
+        return cls(
+            data=data,
+            queue=queue,
+            status=status,
+            error=error,
+            ptype=qword0 >> FlexBits.FLEX_PTYPE_SHIFT & FlexBits.FLEX_PTYPE_MASK,
+            rss_hash=rss_hash if status & FlexBits.FLEX_RSS_VALID else None,
+            vlan_tci=qword1 >> 16 & 0xFFFF if status & FlexBits.FLEX_L2TAG1P else None,
         )
 
     @property

@@ -8,16 +8,26 @@ from emuiavf.guest.frames import Frame, TxFrame
 from emuiavf.guest.memory import Block, DmaMemory
 from emuiavf.iavf import regs
 from emuiavf.virtchnl.messages import QueuePair as QueuePairConfig
+from emuiavf.virtchnl.ops import Rxdid
 
 TX_DESCRIPTOR = 16
 RX_DESCRIPTOR = 32
 
 
 class QueuePair:
-    """Rings number `index`; each slot owns a buffer of `buf_size` bytes."""
+    """Rings number `index`; each slot owns a buffer of `buf_size` bytes.
+
+    `rxdid` is the format in which received frames are reported.
+    """
 
     def __init__(
-        self, index: int, bar: Bar0, memory: DmaMemory, ring_len: int, buf_size: int
+        self,
+        index: int,
+        bar: Bar0,
+        memory: DmaMemory,
+        ring_len: int,
+        buf_size: int,
+        rxdid: Rxdid = Rxdid.LEGACY,
     ) -> None:
         self.index = index
         self._bar = bar
@@ -34,7 +44,7 @@ class QueuePair:
         tails = regs.QTX_TAIL1.at(index), regs.QRX_TAIL1.at(index)
         tx_tail, rx_tail = (bar.word(offset) for offset in tails)
         self.tx = TxRing(index, self._tx_ring, tx_buffers, ring_len, buf_size, tx_tail)
-        self.rx = RxRing(index, self._rx_ring, rx_buffers, ring_len, buf_size, rx_tail)
+        self.rx = RxRing(index, self._rx_ring, rx_buffers, ring_len, buf_size, rx_tail, rxdid)
         self._sent_rx = self._sent_tx = 0
         self.flush_rx()
 
@@ -56,8 +66,9 @@ class QueuePair:
     def receive(self, limit: int = 256) -> list[Frame]:
         """The frames that have arrived, at most `limit`."""
         frames: list[Frame] = []
+        rxdid = self.rx.rxdid
         while len(frames) < limit and (taken := self.rx.take()) is not None:
-            frames.append(Frame.from_descriptor(taken[0], self.index, *taken[1:]))
+            frames.append(Frame.from_descriptor(taken[0], self.index, rxdid, *taken[1:]))
         if frames:
             self.rx.rearm()
             self.flush_rx()
@@ -100,7 +111,7 @@ class QueuePair:
             rx_databuffer_size=self.rx.buf_size,
             rx_max_pkt_size=max_pkt_size,
             rx_crc_disable=0,
-            rx_rxdid=1,
+            rx_rxdid=self.rx.rxdid,
             rx_flags=0,
             rx_dma_ring_addr=self._rx_ring.iova,
             rx_split_pos=0,

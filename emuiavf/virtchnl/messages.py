@@ -153,6 +153,13 @@ class RssHena(Wire):
     hena: U64
 
 
+@wire(size=8)
+class SupportedRxdids(Wire):
+    """Reply of GET_SUPPORTED_RXDIDS: bit n stands for RXDID n."""
+
+    supported_rxdids: U64
+
+
 @wire(size=2)
 class QueueRequest(Wire):
     """REQUEST_QUEUES, both ways: a number of queue pairs."""
@@ -322,6 +329,7 @@ LAYOUTS: dict[Op, Layout] = {
     Op.SET_RSS_HENA: Layout(RssHena),
     Op.DISABLE_VLAN_STRIPPING: Layout(None),
     Op.REQUEST_QUEUES: Layout(QueueRequest),
+    Op.GET_SUPPORTED_RXDIDS: Layout(None),
     Op.GET_OFFLOAD_VLAN_V2_CAPS: Layout(None),
     Op.ADD_VLAN_V2: _list(VlanFilterList, VlanFilter, "num_elements"),
     Op.DEL_VLAN_V2: _list(VlanFilterList, VlanFilter, "num_elements"),
@@ -338,6 +346,7 @@ REPLIES: dict[Op, type[Wire]] = {
     Op.EVENT: PfEvent,
     Op.GET_RSS_HENA_CAPS: RssHena,
     Op.REQUEST_QUEUES: QueueRequest,
+    Op.GET_SUPPORTED_RXDIDS: SupportedRxdids,
     Op.GET_OFFLOAD_VLAN_V2_CAPS: VlanCaps,
 }
 """Structures of the messages that the PF sends with data; every other reply is empty."""

@@ -199,6 +199,14 @@ class VlanSupport(IntFlag):
     TOGGLE = 0x8000_0000
 
 
+class Rxdid(IntEnum):
+    """Formats of the Rx writeback that are served."""
+
+    LEGACY = 1
+    FLEX_NIC = 2
+    FLEX_OVS = 22
+
+
 HENA_IPV4 = 0xFF << 29
 """UDP (three classes), TCP SYN, TCP, SCTP, other and fragment of IPv4: bits 29..36."""
 HENA_IPV6 = 0xFF << 39

@@ -4,8 +4,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig, VectorMap
-from emuiavf.virtchnl.messages import Listing, QueuePair, QueueSelect, VectorEntry
-from emuiavf.virtchnl.ops import ITR_NONE
+from emuiavf.virtchnl.messages import (
+    Listing,
+    QueuePair,
+    QueueSelect,
+    SupportedRxdids,
+    VectorEntry,
+)
+from emuiavf.virtchnl.ops import ITR_NONE, Cap, Rxdid
 from emuiavf.virtchnl.state import Vf, VfConfig, check
 
 RING_LENS = range(32, 8160 + 1, 32)
@@ -28,7 +34,7 @@ def on_config_vsi_queues(vf: Vf, msg: Listing) -> bytes:
     for pair in pairs:
         _check_pair(vf, pair)
     tx = {pair.tx_queue_id: _tx_config(pair) for pair in pairs if pair.tx_ring_len}
-    rx = {pair.rx_queue_id: _rx_config(pair) for pair in pairs if pair.rx_ring_len}
+    rx = {pair.rx_queue_id: _rx_config(vf, pair) for pair in pairs if pair.rx_ring_len}
     _stop(vf, rx=_bitmap(rx), tx=_bitmap(tx))
     for tx_queue in tx.values():
         vf.datapath.configure_tx(tx_queue)
@@ -104,6 +110,11 @@ def on_config_irq_map(vf: Vf, msg: Listing) -> bytes:
     return b""
 
 
+def on_get_supported_rxdids(vf: Vf, msg: None) -> bytes:
+    """GET_SUPPORTED_RXDIDS: exactly what CONFIG_VSI_QUEUES takes."""
+    return SupportedRxdids(_bitmap(Rxdid)).encode()
+
+
 def _check_pair(vf: Vf, pair: QueuePair) -> None:
     vf.check_vsi(pair.tx_vsi_id)
     vf.check_vsi(pair.rx_vsi_id)
@@ -123,14 +134,17 @@ def _check_rx(vf: Vf, pair: QueuePair) -> None:
     check(size == 0 or size in DATABUFFER_SIZES, f"databuffer_size={size}")
     check(MIN_FRAME <= frame <= vf.limits.max_frame, f"max_pkt_size={frame}")
     check(pair.rx_crc_disable == 0, "crc_disable needs the CRC capability")
+    if Cap.RX_FLEX_DESC in vf.config.caps:
+        check(pair.rx_rxdid in list(Rxdid), f"rxdid={pair.rx_rxdid} is not supported")
 
 
 def _tx_config(pair: QueuePair) -> TxQueueConfig:
     return TxQueueConfig(pair.tx_queue_id, pair.tx_ring_len, pair.tx_dma_ring_addr)
 
 
-def _rx_config(pair: QueuePair) -> RxQueueConfig:
+def _rx_config(vf: Vf, pair: QueuePair) -> RxQueueConfig:
     """The Rx half; without RX_FLEX_DESC the RXDID sent counts for nothing and 1 is used."""
+    flexible = Cap.RX_FLEX_DESC in vf.config.caps
     size = pair.rx_databuffer_size or DEFAULT_DATABUFFER_SIZE
     return RxQueueConfig(
         pair.rx_queue_id,
@@ -138,6 +152,7 @@ def _rx_config(pair: QueuePair) -> RxQueueConfig:
         pair.rx_dma_ring_addr,
         databuffer_size=size - size % DATABUFFER_UNIT,
         max_pkt_size=pair.rx_max_pkt_size,
+        writeback=pair.rx_rxdid if flexible else Rxdid.LEGACY,
     )
 
 

@@ -23,6 +23,7 @@ GRANTED = (
     | Cap.RX_POLLING
     | Cap.RSS_PCTYPE_V2
     | Cap.RSS_PF
+    | Cap.RX_FLEX_DESC
 )
 """What a VF gets when it asks.  A bit stands here only when all of its opcodes are served."""
 

@@ -68,6 +68,7 @@ RULES: dict[Op, Rule] = {
     Op.GET_RSS_HENA_CAPS: Rule(rss.on_get_rss_hena_caps, _ACTIVE, Cap.RSS_PF),
     Op.SET_RSS_HENA: Rule(rss.on_set_rss_hena, _ACTIVE, Cap.RSS_PF),
     Op.CONFIG_RSS_HFUNC: Rule(rss.on_config_rss_hfunc, _ACTIVE, Cap.RSS_PF),
+    Op.GET_SUPPORTED_RXDIDS: Rule(queues.on_get_supported_rxdids, _ACTIVE, Cap.RX_FLEX_DESC),
     Op.DISABLE_VLAN_STRIPPING: Rule(vlan.on_disable_vlan_stripping, _ACTIVE),
     Op.GET_OFFLOAD_VLAN_V2_CAPS: Rule(vlan.on_get_offload_vlan_v2_caps, _ACTIVE, Cap.VLAN_V2),
     Op.ADD_VLAN_V2: Rule(vlan.on_add_vlan_v2, _ACTIVE, Cap.VLAN_V2),

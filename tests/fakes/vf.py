@@ -178,6 +178,7 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
         Op.CONFIG_RSS_KEY: (m.RssKey(1), bytes(52)),
         Op.CONFIG_RSS_LUT: (m.RssLut(1), bytes(64)),
         Op.GET_RSS_HENA_CAPS: (None, ()),
+        Op.GET_SUPPORTED_RXDIDS: (None, ()),
         Op.SET_RSS_HENA: (m.RssHena(0), ()),
         Op.CONFIG_RSS_HFUNC: (m.RssHfunc(1, 0), ()),
         Op.DISABLE_VLAN_STRIPPING: (None, ()),

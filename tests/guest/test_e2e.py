@@ -22,6 +22,7 @@ from emuiavf.guest.frames import Frame, TxFrame
 from emuiavf.guest.pair import Pair, flows_between
 from emuiavf.guest.traffic import report
 from emuiavf.vfio_user.client import Refused
+from emuiavf.virtchnl.ops import Rxdid
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03")
 GROUP = "01:00:5e:00:00:05"
@@ -39,15 +40,18 @@ class Bench:
             self.backend.add_device(f"{name},path={path},mac={mac},queues=4{options}")
         self.backend.connect(*names)
         self.backend.start()
+        self.rxdid = Rxdid.LEGACY
         self._stack = stack
 
     def driver(self, number: int, *, mapped: bool = True) -> VfDriver:
         return self._stack.enter_context(VfDriver(self.paths[number], map_doorbells=mapped))
 
-    def pair(self, num_pairs: int = 1, ring_len: int = 256) -> tuple[VfDriver, VfDriver]:
+    def pair(
+        self, num_pairs: int = 1, ring_len: int = 256, rxdid: Rxdid | None = None
+    ) -> tuple[VfDriver, VfDriver]:
         drivers = self.driver(0), self.driver(1)
         for driver in drivers:
-            driver.start(num_pairs, ring_len=ring_len)
+            driver.start(num_pairs, ring_len=ring_len, rxdid=rxdid or self.rxdid)
         return drivers
 
 
@@ -60,6 +64,13 @@ def stack() -> Iterator[ExitStack]:
 @pytest.fixture
 def bench(tmp_path: Path, stack: ExitStack) -> Bench:
     return Bench(tmp_path, stack)
+
+
+@pytest.fixture(params=Rxdid, ids=lambda rxdid: rxdid.name)
+def formats(bench: Bench, request: pytest.FixtureRequest) -> Bench:
+    """The same with each format of received descriptors."""
+    bench.rxdid = request.param
+    return bench
 
 
 def until(holds: Callable[[], bool]) -> bool:
@@ -150,6 +161,12 @@ def test_link_comes_up_with_the_queues(bench: Bench) -> None:
     assert vf.link.speed >= 1000
 
 
+def test_formats_of_received_descriptors_are_told(bench: Bench) -> None:
+    vf = bench.driver(0)
+
+    assert vf.supported_rxdids() == {1, 2, 22}
+
+
 def test_stop_and_start_again(bench: Bench) -> None:
     first, second = bench.pair()
     for vf in (first, second):
@@ -187,8 +204,8 @@ def test_more_queue_pairs_than_there_are_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 65, 127, 128, 129, 1518, 2047, 2049, 9000])
-def test_traffic_both_ways_is_clean(bench: Bench, size: int) -> None:
-    pair = Pair(*bench.pair(), size=size)
+def test_traffic_both_ways_is_clean(formats: Bench, size: int) -> None:
+    pair = Pair(*formats.pair(), size=size)
 
     exchange(pair)
 
@@ -196,8 +213,8 @@ def test_traffic_both_ways_is_clean(bench: Bench, size: int) -> None:
     assert all(one.clean for one in pair.reports(final=True))
 
 
-def test_traffic_of_mixed_sizes_is_clean(bench: Bench) -> None:
-    first, second = bench.pair()
+def test_traffic_of_mixed_sizes_is_clean(formats: Bench) -> None:
+    first, second = formats.pair()
     flows = flows_between(first, second, 64, 9000) + flows_between(second, first, 64, 9000)
     traffic = Traffic(flows)
 
@@ -211,8 +228,8 @@ def test_traffic_of_mixed_sizes_is_clean(bench: Bench) -> None:
     assert report(traffic, [1], 1).clean
 
 
-def test_every_rx_queue_gets_its_flow(bench: Bench) -> None:
-    pair = Pair(*bench.pair(num_pairs=4))
+def test_every_rx_queue_gets_its_flow(formats: Bench) -> None:
+    pair = Pair(*formats.pair(num_pairs=4))
 
     exchange(pair)
 
@@ -367,8 +384,8 @@ def test_vlan_filter_ends_the_reception_of_other_vlans(bench: Bench) -> None:
     assert passed(second) == [tagged(100), bytes(packet(0, 1))]
 
 
-def test_stripped_tag_is_in_the_descriptor(bench: Bench) -> None:
-    first, second = bench.pair()
+def test_stripped_tag_is_in_the_descriptor(formats: Bench) -> None:
+    first, second = formats.pair()
     second.settings.set_vlan_strip(True)
 
     first.queues[0].send([tagged(100)])
@@ -390,8 +407,8 @@ def test_inserted_tag_is_in_the_frame(bench: Bench) -> None:
     assert frame.data == tagged(100)
 
 
-def test_tag_in_the_descriptors_of_both_ends(bench: Bench) -> None:
-    first, second = bench.pair()
+def test_tag_in_the_descriptors_of_both_ends(formats: Bench) -> None:
+    first, second = formats.pair()
     first.settings.set_vlan_insert(True)
     second.settings.set_vlan_strip(True)
 
@@ -432,8 +449,8 @@ def test_requested_checksums_are_what_scapy_computes(
     assert frame.checksums_good
 
 
-def test_wrong_checksums_are_marked(bench: Bench) -> None:
-    first, second = bench.pair()
+def test_wrong_checksums_are_marked(formats: Bench) -> None:
+    first, second = formats.pair()
     good = bytes(packet(0, 1, V4, UDP(sport=3, dport=4), Raw(b"z" * 300)))
     bad_payload = good[:-1] + b"\0"
     bad_header = good[:22] + b"\x01" + good[23:]
@@ -466,8 +483,8 @@ def test_segmented_tcp_is_the_same_stream_in_valid_packets(
     assert [str(one[TCP].flags) for one in packets] == ["A"] * (count - 1) + ["PA"]
 
 
-def test_hash_and_packet_type_are_reported(bench: Bench) -> None:
-    first, second = bench.pair()
+def test_hash_and_packet_type_are_reported(formats: Bench) -> None:
+    first, second = formats.pair()
 
     first.queues[0].send([bytes(packet(0, 1, V4, UDP(sport=3, dport=4), Raw(b"q" * 20)))])
 
@@ -521,8 +538,8 @@ def test_reset_under_traffic_leaves_a_working_vf(bench: Bench, how: str) -> None
     assert all(one.clean for one in fresh.reports(final=True))
 
 
-def test_settings_survive_a_reset(bench: Bench) -> None:
-    first, second = bench.pair()
+def test_settings_survive_a_reset(formats: Bench) -> None:
+    first, second = formats.pair()
     second.settings.add_vlans(100)
     second.settings.set_vlan_strip(True)
     second.settings.set_promiscuous(unicast=True, multicast=True)

@@ -228,7 +228,7 @@ def test_frame_reads_hash_tag_ptype_and_verdict(loop: Loop) -> None:
 
     taken = loop.rx.take()
     assert taken is not None
-    frame = Frame.from_descriptor(taken[0], 0, *taken[1:])
+    frame = Frame.from_descriptor(taken[0], 0, 1, *taken[1:])
 
     assert (frame.rss_hash, frame.vlan_tci, frame.ptype) == (0xDEADBEEF, 0x2064, 26)
     assert frame.checked

@@ -46,7 +46,7 @@ def queue_pair(tx_ring: int = 0x20_0000, rx_ring: int = 0x21_0000) -> bytes:
     """CONFIG_VSI_QUEUES for queue pair 0, padded as drivers do."""
     tx = struct.pack("<HHHHQQ", 1, 0, 64, 0, tx_ring, 0)
     rx = struct.pack("<HHIHHII", 1, 0, 64, 0, 0, 2048, 1534)
-    return struct.pack("<HHI", 1, 1, 0) + tx + rx + struct.pack("<4xQiI64x", rx_ring, 0, 0)
+    return struct.pack("<HHI", 1, 1, 0) + tx + rx + struct.pack("<xB2xQiI64x", 1, rx_ring, 0, 0)
 
 
 def start(driver: VfDriver) -> None:

@@ -1,4 +1,4 @@
-"""The device's side of legacy iavf rings in slow, plain Python: the yardstick for compiled ones.
+"""The device's side of iavf rings in slow, plain Python: the yardstick for compiled ones.
 
 `TxModel.take` reads what a driver has posted, `RxModel.put` delivers a frame; both work on bytes
 of guest memory and follow the AVF descriptor formats word by word.  No offload is carried out.
@@ -67,11 +67,13 @@ class RxModel:
     ring_len: int
     buf_size: int
     head: int = 0
+    rxdid: int = 1
 
     def put(self, tail: int, data: bytes, *, l2tag1: int = 0, rss: int = 0, bits: int = 0) -> bool:
         """Deliver one frame below `tail`; False when its buffers are not all posted.
 
-        `bits` is ORed into qword 1 of every descriptor (status, error, ptype).
+        `bits` is ORed into qword 1 of every legacy descriptor (status, error, ptype); the flexible
+        formats say the same in their own way.
         """
         pieces = [data[i : i + self.buf_size] for i in range(0, len(data), self.buf_size)]
         if len(pieces) > (tail - self.head) % self.ring_len:
@@ -80,8 +82,51 @@ class RxModel:
             slot = self.ring + 32 * self.head
             address = struct.unpack("<Q", self.memory.read(slot, 8))[0]
             self.memory.write(address, piece)
-            qword1 = bits | 1 | (0 if left else 2) | len(piece) << 38
-            words = struct.pack("<HHIQQQ", 0, l2tag1, rss, qword1, 0, 0)
-            self.memory.write(slot, words)
+            status = bits | 1 | (0 if left else 2)
+            if self.rxdid == 1:
+                made = legacy(status, len(piece), l2tag1, rss)
+            else:
+                made = flexible(self.rxdid, status, len(piece), l2tag1, rss)
+            self.memory.write(slot, made)
             self.head = (self.head + 1) % self.ring_len
         return True
+
+
+def legacy(status: int, length: int, l2tag1: int, rss: int) -> bytes:
+    """A legacy writeback, RXDID 1."""
+    return struct.pack("<HHIQQQ", 0, l2tag1, rss, status | length << 38, 0, 0)
+
+
+def flexible(rxdid: int, status: int, length: int, l2tag1: int, rss: int) -> bytes:
+    """A flexible writeback with the meaning of the legacy `status`, field by field.
+
+    RXDID 2 has the hash in bytes 12-15 and the flow id in 24-27, RXDID 22 the other way round.
+    """
+    status0 = (
+        (status & 1)  # DD
+        | (status >> 1 & 1) << 1  # EOF
+        | (status >> 3 & 1) << 3  # L3L4P
+        | (status >> 22 & 1) << 4  # IPE
+        | (status >> 23 & 1) << 5  # L4E
+        | (1 if status >> 12 & 3 == 3 else 0) << 12  # RSS_VALID
+        | (status >> 2 & 1) << 13  # L2TAG1P
+    )
+    no_flow = 0xFFFF_FFFF
+    return struct.pack(
+        "<BBHHHHHIHBBHHII",
+        rxdid,
+        (status >> 9 & 3) << 6,  # UMBCAST
+        status >> 30 & 0xFF,  # ptype
+        length,
+        0,  # header length
+        status0,
+        l2tag1,
+        rss if rxdid == 2 else no_flow,
+        0,  # status_error1
+        0,  # flags
+        0,  # timestamp low
+        0,  # L2TAG2, first or raw checksum
+        0,  # L2TAG2, second
+        no_flow if rxdid == 2 else rss,
+        0,  # timestamp high
+    )

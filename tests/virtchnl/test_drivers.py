@@ -107,11 +107,12 @@ def linux(caps: int, max_pkt_size: int) -> list[Step]:
 def dpdk() -> list[Step]:
     """testpmd with 2 Rx and 1 Tx queues, one Rx interrupt vector, stopped again."""
     rings = [
-        pair(0, rx_databuffer_size=2048, rx_max_pkt_size=1526, rx_rxdid=1),
+        pair(0, rx_databuffer_size=2048, rx_max_pkt_size=1526, rx_rxdid=22),
         pair(1, tx_ring_len=0, tx_dma_ring_addr=0, rx_max_pkt_size=1526),
     ]
     return [
         *start(DPDK),
+        (Op.GET_SUPPORTED_RXDIDS, None, ()),
         (Op.GET_OFFLOAD_VLAN_V2_CAPS, None, ()),
         hena(0),
         stats(),

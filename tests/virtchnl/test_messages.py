@@ -30,6 +30,7 @@ LENGTHS = {
     Op.SET_RSS_HENA: (8, 8),
     Op.DISABLE_VLAN_STRIPPING: (0, 0),
     Op.REQUEST_QUEUES: (2, 2),
+    Op.GET_SUPPORTED_RXDIDS: (0, 0),
     Op.GET_OFFLOAD_VLAN_V2_CAPS: (0, 0),
     Op.ADD_VLAN_V2: (40, 40),
     Op.DEL_VLAN_V2: (40, 40),

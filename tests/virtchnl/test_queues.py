@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from emuiavf._ring import RXDIDS
 from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig, VectorMap
 from emuiavf.virtchnl import messages as m
-from emuiavf.virtchnl.ops import Op, Status
+from emuiavf.virtchnl.ops import Cap, Op, Rxdid, Status
 from emuiavf.virtchnl.state import VfLimits
-from tests.fakes.vf import FakeVf, pair
+from tests.fakes.vf import ALL_CAPS, FakeVf, pair
 
 TX0 = TxQueueConfig(0, 512, 0x10_0000)
 RX0 = RxQueueConfig(0, 512, 0x80_0000, 2048, 1522, writeback=1, keep_crc=False)
@@ -93,7 +94,7 @@ def test_config_with_a_wrong_field_is_refused_whole(wrong: dict[str, Any]) -> No
         {"rx_databuffer_size": 16256},
         {"rx_max_pkt_size": 64},
         {"rx_max_pkt_size": 9728},
-        {"rx_rxdid": 0},
+        {"rx_rxdid": 2},
         {"rx_rxdid": 22},
         {"rx_hdr_size": 64, "rx_splithdr_enabled": 1, "rx_split_pos": -1},
         {"tx_dma_headwb_addr": 0x1234},
@@ -125,10 +126,35 @@ def test_config_max_frame_of_the_device_limits_max_pkt_size() -> None:
     assert configure(vf, pair(0, rx_max_pkt_size=2001)) == Status.ERR_PARAM
 
 
-def test_config_rxdid_counts_for_nothing_without_flexible_descriptors() -> None:
-    vf = FakeVf().bring_up()
-    configure(vf, pair(0, rx_rxdid=22))
+@pytest.mark.parametrize("rxdid", [0, 1, 16, 22, 255])
+def test_config_rxdid_counts_for_nothing_without_flexible_descriptors(rxdid: int) -> None:
+    vf = FakeVf().bring_up(ALL_CAPS & ~Cap.RX_FLEX_DESC)
+    assert configure(vf, pair(0, rx_rxdid=rxdid)) == Status.SUCCESS
     assert vf.datapath.last("configure_rx").writeback == 1
+
+
+@pytest.mark.parametrize("rxdid", [1, 2, 22])
+def test_config_rxdid_that_is_supported_is_used(rxdid: int) -> None:
+    vf = FakeVf().bring_up()
+    assert configure(vf, pair(0, rx_rxdid=rxdid)) == Status.SUCCESS
+    assert vf.datapath.last("configure_rx").writeback == rxdid
+
+
+@pytest.mark.parametrize("rxdid", sorted(set(range(256)) - {1, 2, 22}))
+def test_config_rxdid_that_is_not_supported_is_refused(rxdid: int) -> None:
+    vf = FakeVf().bring_up()
+    assert configure(vf, pair(0, rx_rxdid=rxdid)) == Status.ERR_PARAM
+    assert vf.datapath.calls == []
+
+
+def test_supported_rxdids_are_told_as_one_bitmap() -> None:
+    assert FakeVf().bring_up().send(Op.GET_SUPPORTED_RXDIDS).body == bytes.fromhex(
+        "0600400000000000"
+    )
+
+
+def test_supported_rxdids_are_those_that_the_rings_have() -> None:
+    assert set(Rxdid) == set(RXDIDS)
 
 
 def test_trap_40_half_without_ring_is_not_validated_and_not_configured() -> None:
