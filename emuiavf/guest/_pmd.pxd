@@ -51,7 +51,7 @@ cpdef enum RxBits:
 
 
 cpdef enum FlexBits:
-    """Qword 1 of a flexible Rx writeback; DD, EOF and L3L4P stand where they do in the legacy one."""
+    """Qword 1 of a flexible Rx writeback; DD, EOF and L3L4P stand as in the legacy one."""
     FLEX_IPE_SHIFT = 4
     FLEX_L4E_SHIFT = 5
     FLEX_RXE_SHIFT = 10
