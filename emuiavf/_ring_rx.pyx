@@ -7,6 +7,7 @@ from emuiavf._atomic cimport (
     load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
     spin_lock, spin_unlock, store_seq_u32,
 )
+from emuiavf._bits cimport lowest_bit, prefetch_write
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, MemMap, mem_translate
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
 from emuiavf.datapath._frame cimport (
@@ -39,17 +40,6 @@ cdef extern from "writeback.h" nogil:
                            uint32_t tagged) noexcept
     void writeback_store(uint32_t rxdid, uint64_t *desc, const Writeback *made, uint32_t length,
                          uint32_t last) noexcept
-
-
-cdef extern from *:
-    """
-    static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
-    static inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0); }
-    static inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1); }
-    """
-    int lowest_bit(uint32_t word) noexcept nogil
-    void prefetch_read(const void *p) noexcept nogil
-    void prefetch_write(const void *p) noexcept nogil
 
 
 cdef enum:

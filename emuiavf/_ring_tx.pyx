@@ -7,6 +7,7 @@ from emuiavf._atomic cimport (
     load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
     store_release_u64, store_seq_u32,
 )
+from emuiavf._bits cimport prefetch_read
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemMap, mem_find, mem_translate
 from emuiavf.datapath._frame cimport (
     BURST_BYTES, BURST_FRAMES, BURST_SEGMENTS, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO,
@@ -28,17 +29,6 @@ from emuiavf._ring_irq cimport vector_event
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
     void event_signal(int fd) noexcept
-
-
-cdef extern from *:
-    """
-    static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
-    static inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0); }
-    static inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1); }
-    """
-    int lowest_bit(uint32_t word) noexcept nogil
-    void prefetch_read(const void *p) noexcept nogil
-    void prefetch_write(const void *p) noexcept nogil
 
 
 cdef enum:

@@ -6,6 +6,7 @@ Packet types: Intel's table, where IPv4 is 22 + kind and IPv6 is 88 + kind.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from emuiavf._bits cimport lowest_bit
 from emuiavf.datapath._frame cimport (
     FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT, FRAME_HASHED, FRAME_HEAD,
     FRAME_IP_BAD, FRAME_IPV4, FRAME_IPV6, FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_MAX_LEN, FRAME_PARSED,
@@ -29,10 +30,6 @@ cdef extern from "protocols.h" nogil:
 
 
 cdef extern from *:
-    """
-    static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
-    """
-    int lowest_bit(uint32_t word) noexcept nogil
     bint likely(bint condition) noexcept nogil
     bint unlikely(bint condition) noexcept nogil
 

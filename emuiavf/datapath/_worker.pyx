@@ -14,6 +14,7 @@ from emuiavf._atomic cimport (
     add_u32, cpu_pause, fence_seq, load_acquire_ptr, load_relaxed_u32, load_seq_u32,
     store_release_u32, store_seq_ptr, store_seq_u32,
 )
+from emuiavf._bits cimport count_bits, lowest_bit, lowest_bit64
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
 from emuiavf.datapath._frame cimport (
     FRAME_ASK_TSO, FRAME_DROP, FRAME_HASHED, PUT_DROP, TX_FILTERED, TX_HELD, Burst, Frame,
@@ -48,17 +49,6 @@ cdef extern from "wait.h" nogil:
     void event_signal(int fd) noexcept
     void event_clear(int fd) noexcept
     void poll_ns(PollFd *fds, uint32_t count, uint64_t timeout_ns) noexcept
-
-
-cdef extern from *:
-    """
-    static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
-    static inline int lowest_bit64(uint64_t word) { return __builtin_ctzll(word); }
-    static inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
-    """
-    int lowest_bit(uint32_t word) noexcept nogil
-    int lowest_bit64(uint64_t word) noexcept nogil
-    int count_bits(uint32_t word) noexcept nogil
 
 
 # How long a 1:1 connection waits for room before it drops (design 4, back-pressure).

@@ -16,6 +16,7 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from emuiavf._atomic cimport cpu_pause
+from emuiavf._bits cimport prefetch_read
 from emuiavf.guest._pattern cimport (
     PRIME,
     Lanes,
@@ -43,6 +44,7 @@ from emuiavf.guest._pmd cimport (
     rx_qword1,
     rx_rearm,
     tx_buffer,
+    tx_claim,
     tx_doorbell,
     tx_free,
     tx_reclaim,
@@ -56,7 +58,6 @@ cdef extern from * nogil:
     #define LOW_HALF UINT64_C(0xFFFFFFFF)
     """
     uint64_t LOW_HALF
-    void __builtin_prefetch(const void *address) noexcept
     int __builtin_clzll(unsigned long long value) noexcept
 
 cdef extern from "sched.h" nogil:
@@ -216,6 +217,7 @@ cdef uint32_t send_burst(FlowState *flows, uint32_t num_flows, FlowState *flow,
         flow.next_seq += 1
         flow.skip = 0
     now = now_ns()
+    tx_claim(flow.tx, count * flow.tx_slots)
     for _i in range(count):
         send_frame(flow, now)
     tx_doorbell(flow.tx)
@@ -294,7 +296,7 @@ cdef uint32_t receive_burst(FlowState *flows, uint32_t num_flows, Port *port) no
     if limit > 2 * BURST:
         limit = 2 * BURST
     while ready < limit and rx_qword1(rx, slot) & RX_DD:
-        __builtin_prefetch(rx_buffer(rx, slot))
+        prefetch_read(rx_buffer(rx, slot))
         slot = ring_next(slot, rx.ring_len)
         ready += 1
     if ready == 0:

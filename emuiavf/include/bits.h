@@ -1,0 +1,18 @@
+// Single instructions that C has no word for: bits of a mask, hints to the cache.
+#ifndef EMUIAVF_BITS_H
+#define EMUIAVF_BITS_H
+
+#include <stdint.h>
+
+// The number of the lowest set bit; the word must not be 0.
+static inline int lowest_bit(uint32_t word) { return __builtin_ctz(word); }
+static inline int lowest_bit64(uint64_t word) { return __builtin_ctzll(word); }
+static inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
+
+static inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0); }
+
+// To be written by this core: without PREFETCHW (-mprfchw) the compiler would only ask for a
+// shared copy, and the store would have to cross the cores a second time.
+static inline void prefetch_write(const void *p) { __builtin_prefetch(p, 1); }
+
+#endif
