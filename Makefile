@@ -1,5 +1,5 @@
 # Verbs for developers; each does its own set-up, so the first one on a fresh machine just works.
-# Needed: python3 >= 3.11 with venv and headers, gcc, make; test-vm also apt (it fetches, installs nothing).
+# Needed: python3 >= 3.11 with venv and headers, gcc, make; test-vm and test-dpdk also apt (they fetch, install nothing).
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= $(shell nproc)
@@ -17,7 +17,7 @@ ASAN_ENV = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
   UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   PYTHONMALLOC=malloc EMUIAVF_ASAN=1
 
-.PHONY: run test test-vm bench lint build debug asan clean
+.PHONY: run test test-vm test-dpdk bench lint build debug asan clean
 
 $(STAMP):
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
@@ -35,10 +35,13 @@ run: build
 	$(RUN) -m emuiavf demo
 
 test: build
-	$(RUN) -m pytest -m "not vm" $(PYTEST_ARGS)
+	$(RUN) -m pytest -m "not vm and not dpdk" $(PYTEST_ARGS)
 
 test-vm: build
 	$(RUN) -m pytest -m vm tests/vm $(PYTEST_ARGS)
+
+test-dpdk: build
+	$(RUN) -m pytest -m dpdk tests/dpdk $(PYTEST_ARGS)
 
 bench: build
 	$(RUN) bench/run.py
@@ -59,7 +62,7 @@ asan: $(STAMP)
 	  --exclude=.cache emuiavf bench tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
 	cd $(ASAN_TREE) && EMUIAVF_ASAN=1 $(ASAN_RUN) $(BUILD)
 	cd $(ASAN_TREE) && $(ASAN_ENV) $(ASAN_RUN) -m pytest -p no:cacheprovider \
-	  -m "not vm" --deselect tests/test_nogil.py --deselect tests/test_layers.py $(PYTEST_ARGS)
+	  -m "not vm and not dpdk" --deselect tests/test_nogil.py --deselect tests/test_layers.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info

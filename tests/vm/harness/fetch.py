@@ -253,9 +253,9 @@ Dpkg::Use-Pty "false";
     def update(self):
         self.run("apt-get", "update")
 
-    def closure(self, names):
+    def closure(self, names, target=TARGET):
         """Download packages with all that programs of theirs may load; returns the paths."""
-        text = self.run("apt-get", "install", "-s", "-y", "-t", TARGET, *names)
+        text = self.run("apt-get", "install", "-s", "-y", "-t", target, *names)
         wanted = []
         for line in text.split("\n"):
             match = re.match(r"Inst (\S+) \((\S+) .*\[(\S+)\]\)", line)

@@ -1,0 +1,82 @@
+"""Fixtures of the tests with unmodified DPDK: the packages, a backend process, testpmd."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.dpdk.packages import RELEASES, Dpdk, fetched
+from tests.dpdk.testpmd import Testpmd
+from tests.vm.harness.backend import BackendProcess
+
+_HUGEPAGES = 128
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.dpdk)
+
+
+@pytest.fixture(scope="session", params=list(RELEASES))
+def dpdk(request: pytest.FixtureRequest) -> Dpdk:
+    """Both releases of DPDK, one after the other; fetched on the first run."""
+    where = Path(os.environ.get("EMUIAVF_DPDK_CACHE") or ROOT / ".cache" / "dpdk").resolve()
+    return fetched(where, RELEASES[request.param])
+
+
+class Bench:
+    """A backend and the programs on it; all end with the test."""
+
+    def __init__(self, dpdk: Dpdk, folder: Path, stack: ExitStack) -> None:
+        self.dpdk = dpdk
+        self.folder = folder
+        self._stack = stack
+        self.backend: BackendProcess | None = None
+
+    def serve(self, *arguments: str, devices: int = 1, options: str = "") -> BackendProcess:
+        """`emuiavf run` with emu_iavf0, emu_iavf1, ... and these arguments."""
+        words = ["--idle", "adaptive"]
+        for number in range(devices):
+            path = self.folder / f"vf{number}.sock"
+            words += ["--vdev", f"emu_iavf{number},path={path},doorbell=shared{options}"]
+        backend = BackendProcess([*words, *arguments], self.folder / "backend.log")
+        self.backend = self._stack.enter_context(backend)
+        return backend
+
+    def device(self, number: int = 0) -> str:
+        """The argument of `emuiavf exec` for one of them."""
+        return f"path={self.folder / f'vf{number}.sock'},addr=0000:3f:{number:02x}.0"
+
+    def testpmd(self, number: int = 0, *, more: Sequence[int] = (), **arguments: Any) -> Testpmd:
+        """testpmd on a device, or on more; at its prompt in its block."""
+        cores = sorted(os.sched_getaffinity(0))
+        devices = [self.device(i) for i in (number, *more)]
+        return Testpmd(self.dpdk, devices, core=cores[number % len(cores)], **arguments)
+
+
+@pytest.fixture
+def bench(dpdk: Dpdk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(dpdk, tmp_path_factory.mktemp("dpdk"), stack)
+
+
+@pytest.fixture
+def hugepages() -> Iterator[None]:
+    """128 more pages of 2 MiB, where the machine lets us."""
+    setting = Path("/proc/sys/vm/nr_hugepages")
+    before = int(setting.read_text())
+    try:
+        setting.write_text(f"{before + _HUGEPAGES}\n")
+    except OSError as error:
+        pytest.skip(f"{setting}: {error.strerror}")
+    try:
+        if int(setting.read_text()) < before + _HUGEPAGES:
+            pytest.skip(f"the machine has no {_HUGEPAGES} hugepages to spare")
+        yield
+    finally:
+        setting.write_text(f"{before}\n")
