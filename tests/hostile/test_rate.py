@@ -4,14 +4,19 @@ Compared are short windows that alternate: the same attack goes on all the time,
 window against a backend of its own, in the other against ours.  What the attacker takes of the
 machine is thus the same in both; what it takes of our backend is the difference.  Attacks that
 also send frames have a worker of their own: what a neighbour sends is served like anyone's.
+
+The median of a fixed number of rounds counts.  Rounds in which somebody else used the machine are
+left out by how much that was, before anyone looks at their rates; when there are no others, the
+test is skipped.
 """
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 
 import pytest
 
@@ -27,9 +32,10 @@ pytestmark = [
 ]
 
 KEPT = 0.9
-# An open defect, not a loose bound: with two workers on two cores about one run in four misses it.
-MISSED = pytest.mark.xfail(reason="resets by a neighbour can take half of a sibling's rate")
-WINDOWS, BATCHES, ROUNDS = 8, 15, 5
+# Counted are as many rounds as this; of a crowded machine's rounds none, whatever came out of them.
+ROUNDS, TRIES = 9, 18
+WINDOWS, BATCHES = 6, 15
+CROWDED = 0.1
 
 
 @pytest.fixture
@@ -53,6 +59,10 @@ class Striker:
         wait_for("the attacker's coming", lambda: arena.backend.lines() > lines)
         self.hold()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def hold(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 
@@ -69,15 +79,46 @@ class Striker:
         self._process.communicate()
 
 
+class Machine:
+    """How much of all CPUs those have used who are not part of this test."""
+
+    def __init__(self, pids: Callable[[], list[int]]) -> None:
+        self._pids = pids
+        self.begin()
+
+    def begin(self) -> None:
+        self._began, self._foreign = time.monotonic(), self._foreign_s()
+
+    def crowd(self) -> float:
+        """Their share since `begin`."""
+        lasted = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        return (self._foreign_s() - self._foreign) / lasted
+
+    def _foreign_s(self) -> float:
+        ticks = os.sysconf("SC_CLK_TCK")
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+        used = (user + nice + system + irq + softirq + steal) / ticks
+        # Children that have ended and been waited for are in our own times.
+        ours = sum(os.times()[:4])
+        for pid in self._pids():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ours += (int(after_name[11]) + int(after_name[12])) / ticks
+        return used - ours
+
+
 def measure(pump: Pump, here: Striker, there: Striker) -> float:
     """The rate under attack as a share of the rate while the other backend is attacked."""
     with_attack: list[float] = []
     without: list[float] = []
+    turns = [(here, with_attack), (there, without)]
     for _ in range(WINDOWS):
-        for striker, times in ((here, with_attack), (there, without)):
+        for striker, times in turns:
             striker.go_on()
             times += [pump.batch() for _ in range(BATCHES)]
             striker.hold()
+        turns.reverse()
     # The second decile: batches that met nobody else on their CPU, which on two cores are few.
     return quantiles(without, n=10)[1] / quantiles(with_attack, n=10)[1]
 
@@ -85,8 +126,8 @@ def measure(pump: Pump, here: Striker, there: Striker) -> float:
 @pytest.mark.parametrize(
     ("attack", "workers"),
     [
-        pytest.param("chance", 2, marks=MISSED),
-        pytest.param("a_storm_of_resets", 2, marks=MISSED),
+        ("chance", 2),
+        ("a_storm_of_resets", 2),
         ("a_storm_of_maps", 1),
         ("a_full_queue_of_everything", 1),
     ],
@@ -102,8 +143,18 @@ def test_rate_of_the_sibling_is_kept(
         stack.callback(there.end)
         for _ in range(10):
             pump.batch()
-        shares = []
-        while not shares or (max(shares) < KEPT and len(shares) < ROUNDS):
-            shares.append(measure(pump, here, there))
-    assert max(shares) >= KEPT, shares
+        machine = Machine(
+            lambda: [here.pid, there.pid, *(arena.backend.pid for arena in arenas)],
+        )
+        shares: list[float] = []
+        for _ in range(TRIES):
+            machine.begin()
+            share = measure(pump, here, there)
+            if machine.crowd() < CROWDED:
+                shares.append(share)
+            if len(shares) == ROUNDS:
+                break
+        else:
+            pytest.skip(f"others use the machine: {len(shares)} of {TRIES} rounds were quiet")
+    assert median(shares) >= KEPT, shares
     ours.check_victim()
