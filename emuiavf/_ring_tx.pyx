@@ -45,6 +45,8 @@ cdef uint64_t BROADCAST = 0xFFFFFFFFFFFF
 cdef void tx_fault(TxRun *tx, uint32_t fault) noexcept nogil:
     if tx.fault == FAULT_NONE:
         tx.source.row[TX_MALICIOUS] += 1
+        # The frame that is not sent for it: the card's driver sees an error (GET_STATS).
+        tx.source.row[TX_ERRORS] += 1
         store_seq_u32(&tx.fault, fault)
         event_signal(tx.vf.fault_fd)
 

@@ -85,7 +85,7 @@ DROPPED: dict[str, Sequence[tuple[int, int]]] = {
 
 def strike(guest: Intruder, descriptors: Sequence[tuple[int, int]]) -> None:
     """The queue is stopped, reported, moves nothing more, and a VF reset cures it."""
-    before = guest.counter("tx-0", MALICIOUS)
+    before, errors = guest.counter("tx-0", MALICIOUS), guest.counter("tx-0", TX_ERRORS)
     guest.describe(*descriptors)
     wait_for("the stop of the queue", lambda: guest.counter("tx-0", MALICIOUS) > before)
     packets = guest.counter("tx-0", TX_PACKETS)
@@ -93,6 +93,7 @@ def strike(guest: Intruder, descriptors: Sequence[tuple[int, int]]) -> None:
     guest.reset_vf()
     assert guest.counter("tx-0", TX_PACKETS) == packets
     assert guest.counter("tx-0", MALICIOUS) == before + 1
+    assert guest.counter("tx-0", TX_ERRORS) == errors + 1
     guest.start()
     guest.carry()
 
