@@ -46,6 +46,7 @@ cdef extern from "wait.h" nogil:
     void futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns) noexcept
     void futex_wake(uint32_t *word) noexcept
     void short_slice(uint64_t slice_ns) noexcept
+    void exact_sleeps() noexcept
     void event_signal(int fd) noexcept
     void event_clear(int fd) noexcept
     void poll_ns(PollFd *fds, uint32_t count, uint64_t timeout_ns) noexcept
@@ -391,6 +392,7 @@ cdef class Worker:
         fence_seq()
         with nogil:
             short_slice(YIELD_NS)
+            exact_sleeps()
             _run(&self.state)
 
     def step(self, uint32_t turns) -> int:
