@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import signal
 from collections.abc import Sequence
 from types import FrameType
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("nothing to serve: no --vdev")
     if args.ready_fd is not None:
         _check_fd(args.ready_fd)
+    _allow_many_fds()
     with Backend(args.workers, parse_cpus(args.cpus), args.idle) as backend:
         _stop_at_signals(backend)
         for text in vdevs:
@@ -127,6 +129,13 @@ def _with_socket(vdevs: Sequence[str], path: str | None, fd: int | None) -> list
     if given and len(vdevs) != 1:
         raise ConfigError("--socket-path and --fd are for exactly one --vdev")
     return [",".join([text, *given]) for text in vdevs]
+
+
+def _allow_many_fds() -> None:
+    """A device has an eventfd for each vector and an fd for each mapped file of its guest: the 1024
+    that shells allow at first, which is for select(2), would do for forty devices."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check_fd(fd: int) -> None:

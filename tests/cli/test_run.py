@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -34,6 +35,12 @@ def test_ready_is_told_once_and_clients_are_answered(path: Path) -> None:
         with Client(path) as client:
             assert client.read32(BAR0, 0) == 0x03030303
         assert backend.ready == b"\n"
+
+
+def test_it_may_have_as_many_fds_as_the_system_allows(path: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Running("--vdev", f"emu_scratch0,path={path}") as backend:
+        assert resource.prlimit(backend.pid, resource.RLIMIT_NOFILE) == (most, most)
 
 
 def best_of(tries: int, limit_s: float, run: Callable[[], float]) -> float:
