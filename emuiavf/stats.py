@@ -99,11 +99,12 @@ class _Header(Wire):
     epoch: U64
     num_rows: U32
     rows_offset: U32
-    reserved: U64
+    num_pairs: U64  # the queue pairs that the device has; all rows count when 0
     name: Annotated[bytes, "64s"]
 
 
 _EPOCH = slice(16, 24)
+_NUM_PAIRS = slice(32, 40)
 
 
 class SegmentId(NamedTuple):
@@ -140,6 +141,11 @@ class SegmentView:
     def epoch(self) -> int:
         """Nanoseconds since 1970 at which counting began; 0 after the owner has closed it."""
         return int.from_bytes(self._map[_EPOCH], "little")
+
+    @property
+    def num_pairs(self) -> int:
+        """The queue pairs that the device has; rows beyond are for those it may get.  0: all."""
+        return int.from_bytes(self._map[_NUM_PAIRS], "little")
 
     def row(self, name: str) -> int:
         """The index of the row called `name`; ValueError when there is none."""
@@ -189,6 +195,15 @@ class Segment:
         """A copy of all rows in which every counter is whole."""
         return self.rows.copy()
 
+    @property
+    def num_pairs(self) -> int:
+        """As in SegmentView."""
+        return int.from_bytes(self._map[_NUM_PAIRS], "little")
+
+    @num_pairs.setter
+    def num_pairs(self, count: int) -> None:
+        self._map[_NUM_PAIRS] = count.to_bytes(8, "little")
+
     def close(self) -> None:
         """Remove the segment; readers that have it mapped see epoch 0."""
         if self._fd < 0:
@@ -237,6 +252,7 @@ def eth_stats(segment: Segment | SegmentView) -> EthStats:
 def named(segment: Segment | SegmentView) -> dict[str, int]:
     """All counters by name: those of `ethtool -S`, then the other columns of every row.
 
+    Of a device the rows of the queue pairs that it has, and of others that have counted something.
     `<row>.bytes` means what the guest's driver counts under that name: frames without their FCS,
     and of those received only what was delivered.
     """
@@ -244,6 +260,8 @@ def named(segment: Segment | SegmentView) -> dict[str, int]:
     totals = dict(vars(_sums(segment.names, rows)))
     for name, row in zip(segment.names, rows, strict=True):
         kind = _kind(name)
+        if 0 < segment.num_pairs <= _number(name) and not row.any():
+            continue
         columns = dict(zip(COUNTERS[kind], map(int, row), strict=False))
         if COUNTERS[kind] is RX_COUNTERS:
             columns["bytes"] -= columns["discarded_bytes"] + FCS_SIZE * columns["packets"]
@@ -253,6 +271,11 @@ def named(segment: Segment | SegmentView) -> dict[str, int]:
 
 def _kind(row_name: str) -> str:
     return row_name.rpartition("-")[0]
+
+
+def _number(row_name: str) -> int:
+    number = row_name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _sums(names: Sequence[str], rows: Table) -> EthStats:

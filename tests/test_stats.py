@@ -207,3 +207,19 @@ def test_port_counts_from_its_own_side() -> None:
         assert (counted.rx_unicast, counted.tx_unicast) == (3, 4)
     finally:
         port.close()
+
+
+def test_rows_of_pairs_that_the_device_has_not_are_left_out_while_they_are_zero(
+    segment: Segment,
+) -> None:
+    segment.num_pairs = 1
+    view = SegmentView(segment.ident)
+    assert {key.split(".")[0] for key in stats.named(view) if "." in key} == {"rx-0", "tx-0"}
+    segment.rows[segment.row("tx-1"), 0] = 5
+    assert {key.split(".")[0] for key in stats.named(view) if "." in key} == {
+        "rx-0",
+        "tx-0",
+        "tx-1",
+    }
+    segment.num_pairs = 0
+    assert "rx-1.packets" in stats.named(view)

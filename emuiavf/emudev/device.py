@@ -111,6 +111,7 @@ class EmuDevice:
         self._ops.configure(conf)
         self._attrs.update(conf.attrs)
         self._info = replace(self._info, num_queue_pairs=num_queue_pairs)
+        self.stats.num_pairs = num_queue_pairs
         self.state = after
 
     def start(self) -> None:
