@@ -12,6 +12,7 @@ reserved huge pages (without them memory is of small pages, which all contenders
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -199,6 +201,11 @@ def chosen(parser: argparse.ArgumentParser, what: str, names: list[str], known: 
         parser.error(f"no {what} {', '.join(unknown)}; there are {', '.join(known)}")
 
 
+def leave(number: int, frame: FrameType | None) -> None:
+    """End by way of everything that is to be given back."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     parser = report.parser(__doc__)
     arguments(parser)
@@ -213,6 +220,7 @@ def main() -> None:
         testpmd = dpdk.find(fetch=not args.no_fetch)
     except dpdk.Missing as reason:
         sys.exit(f"peers: {reason}")
+    signal.signal(signal.SIGTERM, leave)
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory(prefix="emuiavf-peers-") as folder, ExitStack() as stack:
         huge = stack.enter_context(hugepages.reserved(HUGE_MB))

@@ -50,6 +50,7 @@ class Case:
     hashed: bool = False
     strip: bool = False
     request: Request = PLAIN
+    switched: bool = False
 
     def pair(self) -> Pair:
         return Pair(
@@ -58,6 +59,7 @@ class Case:
             hashed=self.hashed,
             strip=self.strip,
             request=self.request,
+            switched=self.switched,
         )
 
 
@@ -68,6 +70,7 @@ CASES = {
     "rss_64": Case("64 bytes, packet type and hash", SMALL, hashed=True),
     "vlan_64": Case("64 bytes, a tag inserted and stripped again", SMALL, strip=True, request=VLAN),
     "csum_64": Case("64 bytes, checksums filled in", SMALL, judged=True, request=CSUM_UDP),
+    "switch_64": Case("64 bytes, bare, through a switch of three", SMALL, switched=True),
     "bare_1518": Case("1518 bytes, no verdict and no hash", LARGE),
     "judged_1518": Case("1518 bytes, all of it", LARGE, judged=True, hashed=True),
     "csum_1518": Case("1518 bytes, checksums filled in", LARGE, judged=True, request=CSUM_UDP),

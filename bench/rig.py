@@ -22,6 +22,7 @@ from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfi
 MEMORY = 16 << 20
 BUFFER = 2048
 QRX_TAIL = 0x2000
+OTHER_MAC = bytes.fromhex("020000000003")
 TX_LAST = 0x10 | 0x40
 TX_REPORT = 0x20
 TX_CONTEXT = 0x1
@@ -123,7 +124,8 @@ class Pair:
     """Two guests joined 1:1: the first one sends, the second one receives.
 
     `judged`: the receiver gets verdicts of checksums; `hashed`: and hashes (as judged, without);
-    `strip`: tags in the descriptor.  `frames` is what one round delivers.
+    `strip`: tags in the descriptor.  `switched`: by a switch, with a third one that gets nothing.
+    `frames` is what one round delivers.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Pair:
         hashed: bool | None = None,
         strip: bool = False,
         request: Request = PLAIN,
+        switched: bool = False,
     ) -> None:
         self.engine = Engine()
         macs = {"sender": frame[6:12], "receiver": frame[:6]}
@@ -143,9 +146,12 @@ class Pair:
             Guest(name, mac, ring_len, judged, hashed, strip) for name, mac in macs.items()
         )
         self.group = self.sender.load(frame, request)
-        for guest in (self.sender, self.receiver):
+        self._guests = [self.sender, self.receiver]
+        if switched:
+            self._guests.append(Guest("other", OTHER_MAC, ring_len, judged, hashed, strip))
+        for guest in self._guests:
             self.engine.add(guest.vf)
-        self.engine.connect(self.sender.vf, self.receiver.vf)
+        self.engine.connect(*(guest.vf for guest in self._guests))
         segments = -(-(len(frame) - TCP_HEADERS) // request.mss) if request.mss else 1
         # As many as fit into both rings; a group never crosses the end of its ring.
         self.sent = min((ring_len - 1) // segments, (ring_len - self.group) // self.group)
