@@ -45,6 +45,8 @@ test-dpdk: build
 
 bench: build
 	$(RUN) bench/run.py
+	$(RUN) bench/profile.py
+	$(RUN) bench/peers.py --results build/peers.json
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

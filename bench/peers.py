@@ -192,6 +192,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--cpus", type=cpu_pair, default=(0, 1), metavar="APPLICATION,WORKER", help="0,1 without"
     )
     parser.add_argument("--no-fetch", action="store_true", help="only an installed DPDK")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="the JSON, beside the table")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it (needs matplotlib)")
 
 
@@ -234,6 +235,9 @@ def main() -> None:
                 print(f"peers: {name}: no {one}: {why}", file=sys.stderr)
             if args.json:
                 print(as_json(name, outcomes[name], facts), flush=True)
+    if args.results:
+        lines = [as_json(name, outcome, facts) for name, outcome in outcomes.items()]
+        args.results.write_text("\n".join(lines) + "\n")
     if not args.json:
         Console().print(table(outcomes))
     if args.plot:

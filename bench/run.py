@@ -1,6 +1,6 @@
-"""All benches, one after the other (make bench): what the data path and control cost here.
+"""The benches that need nothing but this project: what the data path and control cost here.
 
-bench/peers.py and bench/profile.py, which need programs of others, are run by themselves.
+`make bench` runs them, then bench/profile.py and bench/peers.py, which need programs of others.
 Keep the machine idle meanwhile, and two cores free.
 """
 
