@@ -448,7 +448,7 @@ cdef class MemTable:
         # As many as are left for others: the share of one device is half of what is free to it,
         # whatever the ones before it have taken.
         if guard_owner_ranges(self._owner) + guard_ranges() >= MAX_BACKED:
-            raise PeerError("DMA_MAP: too many maps in this process", _errno.ENOSPC)
+            raise too_many()
         if length < mapping.size or length > (1ULL << 47):
             raise PeerError(f"DMA_MAP: size={mapping.size:#x} is too large", _errno.ENOSPC)
         length = (length + page_size - 1) & ~(page_size - 1)
@@ -472,7 +472,7 @@ cdef class MemTable:
         pages.owner = self._owner
         pages.slot = guard_register(base, length, page_size, prot, self._owner)
         if pages.slot == NULL:
-            raise PeerError("DMA_MAP: too many maps in this process", _errno.ENOSPC)
+            raise too_many()
         madvise(base, length, MADV_DONTDUMP)
         mapping.pages = pages
         mapping.host = pages.base + skip
@@ -631,6 +631,13 @@ cdef class MemTable:
             export.pages.append(mapping.pages)
             i += 1
         return np.frombuffer(export, np.uint8)
+
+
+cdef object too_many():
+    return PeerError(
+        f"DMA_MAP: no room for more maps in this process; vm.max_map_count allows {MAX_BACKED}, "
+        "half of them to one device", _errno.ENOSPC
+    )
 
 
 def check_numbers(iova, size, prot, offset):
