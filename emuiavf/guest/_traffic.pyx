@@ -1,12 +1,7 @@
 """Traffic generator and checker: numbered, time-stamped and checksummed frames, without the GIL.
 
-A flow leaves one Tx ring and is due in one Rx ring of the same process.  A frame of a flow is
-
-     0  Ethernet, IPv4 and UDP header (42 bytes; lengths and the IPv4 checksum follow the size)
-    42  u64 sequence number        50  u64 CLOCK_MONOTONIC ns        58  u16 flow number
-    60  u32 checksum over the whole frame, this field taken as 0
-    64  a pattern that differs from frame to frame
-
+A flow leaves one Tx ring and is due in one Rx ring of the same process; _pattern.pxd has the layout
+of its frames.
 Never more frames are under way than the receiver has buffers posted, so a lost frame was lost.
 """
 
@@ -17,14 +12,19 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from emuiavf._atomic cimport cpu_pause
 from emuiavf._bits cimport prefetch_read
-from emuiavf.guest._pattern cimport (
+from emuiavf._pattern cimport (
     PRIME,
+    STAMPED,
     Lanes,
+    Stamp,
+    Stream,
     fill,
-    lanes_add,
     lanes_add_bytes,
+    lanes_begin,
     lanes_fold,
-    lanes_init,
+    stamp_of,
+    stream_head,
+    stream_init,
 )
 from emuiavf.guest._pmd cimport (
     REARM_EVERY,
@@ -54,10 +54,6 @@ from emuiavf.guest._pmd cimport (
 import numpy as np
 
 cdef extern from * nogil:
-    """
-    #define LOW_HALF UINT64_C(0xFFFFFFFF)
-    """
-    uint64_t LOW_HALF
     int __builtin_clzll(unsigned long long value) noexcept
 
 cdef extern from "sched.h" nogil:
@@ -65,8 +61,7 @@ cdef extern from "sched.h" nogil:
 
 cdef enum:
     BURST = 32
-    HEAD = 64                # bytes of the fixed part
-    IP_AT = 14
+    HEAD = STAMPED
     FLOW_AT = 58
     STEP_BITS = 4            # latency histogram: 16 steps per power of two
     # Nothing to do for so long: the core is offered to others.  Longer than a worker takes for the
@@ -96,11 +91,9 @@ cdef struct FlowState:
     uint32_t max_size
     uint32_t tx_slots        # descriptors of the largest frame
     uint32_t rx_slots
-    uint32_t ip_sum          # of the IPv4 header without its length
-    uint16_t number
+    Stream stream
     uint8_t flip             # damage the next frame
     uint8_t skip             # leave out the next number
-    uint64_t header[6]       # the headers, zero where lengths, checksum and seq go
     uint64_t latency[1024]
 
 
@@ -124,43 +117,17 @@ cdef inline uint32_t next_size(FlowState *flow) noexcept nogil:
     return flow.min_size + <uint32_t>(flow.random % (flow.max_size - flow.min_size + 1))
 
 
-cdef inline uint64_t be16(uint32_t value) noexcept nogil:
-    return (value >> 8) & 0xFF | (value & 0xFF) << 8
-
-
-cdef inline void head_build(const FlowState *flow, uint64_t *head, uint32_t size,
-                            uint64_t now) noexcept nogil:
-    """The fixed part as words, checksum 0.
-
-    Composed in registers: storing the fields and loading them as words for the checksum would wait
-    for the stores (24 ns instead of 13 per 64-byte frame of a Tx-only loop).
-    """
-    cdef uint32_t ip_len = size - IP_AT, ip_sum = flow.ip_sum + size - IP_AT
-    ip_sum = (ip_sum & 0xFFFF) + (ip_sum >> 16)
-    ip_sum = (ip_sum & 0xFFFF) + (ip_sum >> 16)
-    head[0] = flow.header[0]
-    head[1] = flow.header[1]
-    head[2] = flow.header[2] | be16(ip_len)
-    head[3] = flow.header[3] | be16(~ip_sum & 0xFFFF)
-    head[4] = flow.header[4] | be16(ip_len - 20) << 48
-    head[5] = flow.header[5] | flow.next_seq << 16
-    head[6] = flow.next_seq >> 48 | now << 16
-    head[7] = now >> 48 | <uint64_t>flow.number << 16
-
-
 cdef void send_frame(FlowState *flow, uint64_t now) noexcept nogil:
     """Build the next frame in the ring's buffers and write its descriptors."""
     cdef TxState *tx = flow.tx
     cdef uint32_t size = next_size(flow), left = size, piece
     cdef uint8_t *start = tx_buffer(tx)
     cdef uint8_t *data
-    cdef uint64_t seed = (flow.next_seq + 1) * PRIME + flow.number
+    cdef uint64_t seed = (flow.next_seq + 1) * PRIME + flow.stream.number
     cdef uint64_t[8] head
     cdef Lanes lanes
-    head_build(flow, head, size, now)
-    lanes_init(&lanes, size)
-    lanes_add(&lanes, head)
-    lanes_add(&lanes, head + 4)
+    stream_head(&flow.stream, head, size, flow.next_seq, now)
+    lanes_begin(&lanes, head, size)
     piece = min(left, tx.buf_size)
     if piece > HEAD:
         fill(start + HEAD, piece - HEAD, seed)
@@ -236,11 +203,11 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
                 uint64_t now) noexcept nogil:
     """Check the oldest frame of a ring and count it; it takes `slots` descriptors."""
     cdef RxState *rx = port.rx
-    cdef uint32_t slot = rx.next, i, _i, size = 0, piece, check, sum, error
-    cdef uint64_t qword1 = 0, seq, stamp
+    cdef uint32_t slot = rx.next, i, _i, size = 0, piece, sum, error
+    cdef uint64_t qword1 = 0, seq
+    cdef Stamp stamp
     cdef uint64_t[8] words
     cdef const uint64_t *head
-    cdef uint16_t number
     cdef Lanes lanes
     cdef FlowState *flow
     for _i in range(slots):
@@ -256,21 +223,16 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
     head = <const uint64_t *>rx_buffer(rx, slot)
     for i in range(8):
         words[i] = head[i]
-    seq = words[5] >> 16 | words[6] << 48
-    stamp = words[6] >> 16 | words[7] << 48
-    number = <uint16_t>(words[7] >> 16)
-    check = <uint32_t>(words[7] >> 32)
-    words[7] &= LOW_HALF
-    lanes_init(&lanes, size)
-    lanes_add(&lanes, words)
-    lanes_add(&lanes, words + 4)
+    stamp = stamp_of(words)
+    lanes_begin(&lanes, words, size)
     lanes_add_bytes(&lanes, rx_buffer(rx, slot) + HEAD, piece - HEAD)
     for _i in range(1, slots):
         slot = ring_next(slot, rx.ring_len)
         lanes_add_bytes(&lanes, rx_buffer(rx, slot), rx_length(rx, slot))
     sum = lanes_fold(&lanes)
-    flow = &flows[number] if number < num_flows else port.blamed
-    if sum != check or error:
+    flow = &flows[stamp.flow] if stamp.flow < num_flows else port.blamed
+    seq = stamp.seq
+    if sum != stamp.check or error:
         flow.corrupted += 1
         # Damaged, but not lost: its number still counts when it is the one that was due.
         if seq != flow.expected:
@@ -286,7 +248,7 @@ cdef void judge(FlowState *flows, uint32_t num_flows, Port *port, uint32_t slots
         flow.reordered += 1
         if flow.lost:
             flow.lost -= 1
-    flow.latency[latency_bucket(now - stamp if now > stamp else 0)] += 1
+    flow.latency[latency_bucket(now - stamp.sent_ns if now > stamp.sent_ns else 0)] += 1
 
 
 cdef uint32_t receive_burst(FlowState *flows, uint32_t num_flows, Port *port) noexcept nogil:
@@ -353,20 +315,14 @@ cdef class Traffic:
         cdef RxRing rx = spec.rx
         cdef bytes header = spec.header
         cdef uint32_t i
-        if len(header) != 42:
-            raise ValueError(f"a header of {len(header)} bytes, not 42")
         if not MIN_SIZE <= spec.min_size <= spec.max_size <= MAX_SIZE:
             raise ValueError(f"sizes {spec.min_size}..{spec.max_size}: {MIN_SIZE}..{MAX_SIZE}")
-        flow.tx, flow.rx, flow.number = &tx.state, &rx.state, number
+        flow.tx, flow.rx = &tx.state, &rx.state
+        stream_init(&flow.stream, header, number)
         flow.min_size, flow.max_size = spec.min_size, spec.max_size
         flow.tx_slots = (flow.max_size + flow.tx.buf_size - 1) // flow.tx.buf_size
         flow.rx_slots = (flow.max_size + flow.rx.buf_size - 1) // flow.rx.buf_size
         flow.random = 0x2545F4914F6CDD1D + number
-        template = bytearray(header)
-        for at in (IP_AT + 2, IP_AT + 10, IP_AT + 24):
-            template[at:at + 2] = bytes(2)
-        memcpy(flow.header, <const char *>template, 42)
-        flow.ip_sum = sum(int.from_bytes(template[at:at + 2]) for at in range(IP_AT, IP_AT + 20, 2))
         for i in range(self.num_ports):
             if self.ports[i].rx == flow.rx:
                 return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from emuiavf._pattern import flow_header
 from emuiavf.guest._pmd import RxRing, TxRing
 from emuiavf.guest._traffic import LATENCY_BUCKETS, MIN_SIZE, Traffic, bucket_ns
 
@@ -39,12 +40,6 @@ def toeplitz(key: bytes, data: bytes) -> int:
         if data[at // 8] << at % 8 & 0x80:
             result ^= window >> (shift - at) & 0xFFFF_FFFF
     return result
-
-
-def flow_header(src_mac: bytes, dst_mac: bytes, src_ip: bytes, dst_ip: bytes, port: int) -> bytes:
-    """Ethernet, IPv4 and UDP header, lengths and IPv4 checksum left 0; UDP without checksum."""
-    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0x4000, 64, 17, 0, src_ip, dst_ip)
-    return dst_mac + src_mac + b"\x08\x00" + ip + struct.pack(">HHHH", port, 9, 0, 0)
 
 
 def steer(key: bytes, lut: bytes, header: bytes, queue: int) -> bytes:
