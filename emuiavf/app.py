@@ -30,7 +30,7 @@ from emuiavf.emudev.vdev import Option, VdevArgs
 from emuiavf.errors import ConfigError, StateError
 from emuiavf.loop import Loop
 from emuiavf.ports import registry as port_kinds
-from emuiavf.stats import PORT_ROWS, Segment, Table
+from emuiavf.stats import Segment, Table
 from emuiavf.vfio_user.server import Server
 
 _log = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ class Backend:
         kind = port_kinds.find_kind(kind_name)
         options = vdev.resolve(VdevArgs(args.driver, args.name, rest), kind.options)
         with ExitStack() as undo:
-            stats = Segment(args.name, PORT_ROWS)
+            stats = Segment(args.name, kind.row_names)
             undo.callback(stats.close)
             port = kind.create(args.name, options, stats.rows)
             undo.pop_all()

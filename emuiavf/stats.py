@@ -65,6 +65,8 @@ TX_COUNTERS = (
     "interrupts",
     "filtered",
 )
+# Of numbered frames: lost ones may still come, and are reordered then; flows are those seen.
+VERIFY_COUNTERS = ("frames", "lost", "reordered", "corrupted", "flows")
 # By the part of a row's name before "-": queues of a device; directions of a port, which takes
 # frames from the guests as a receiver and gives them frames as a sender.
 COUNTERS = {
@@ -72,6 +74,7 @@ COUNTERS = {
     "tx": TX_COUNTERS,
     "from_guest": RX_COUNTERS,
     "to_guest": TX_COUNTERS,
+    "verify": VERIFY_COUNTERS,
 }
 
 PORT_ROWS = ("from_guest-0", "to_guest-0")

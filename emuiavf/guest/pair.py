@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from emuiavf._pattern import flow_header
 from emuiavf.errors import ConfigError
 from emuiavf.guest._traffic import Traffic
 from emuiavf.guest.driver import VfDriver
-from emuiavf.guest.traffic import Flow, Report, flow_header, report, steer
+from emuiavf.guest.traffic import Flow, Report, report, steer
 
 DRAIN_S = 2.0
 SLICE_S = 0.1

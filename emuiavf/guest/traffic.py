@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from emuiavf._pattern import flow_header
 from emuiavf.guest._pmd import RxRing, TxRing
 from emuiavf.guest._traffic import LATENCY_BUCKETS, MIN_SIZE, Traffic, bucket_ns
 

@@ -9,19 +9,20 @@ from typing import Any
 
 from emuiavf.emudev.vdev import OptionTable
 from emuiavf.errors import ConfigError
-from emuiavf.stats import Table
+from emuiavf.stats import PORT_ROWS, Table
 
 
 @dataclass(frozen=True)
 class PortKind:
     """`create(name, options, rows)` makes an `Endpoint` with a `close()`.
 
-    `options` are the values that `options` describes, `rows` the counters by `stats.PORT_ROWS`.
-    `close` is called when the engine has let go of the port.
+    `options` are the values that `options` describes, `rows` the counters by `row_names`.  `close`
+    is called when the engine has let go of the port.
     """
 
     options: OptionTable
     create: Callable[[str, dict[str, Any], Table], Any]
+    row_names: tuple[str, ...] = PORT_ROWS
 
 
 kinds: dict[str, PortKind] = {}

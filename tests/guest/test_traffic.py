@@ -10,9 +10,10 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from emuiavf._pattern import flow_header
 from emuiavf.guest._traffic import Traffic, bucket_ns
 from emuiavf.guest.memory import DmaMemory
-from emuiavf.guest.traffic import RSS_KEY, Flow, flow_header, percentiles, report, steer, toeplitz
+from emuiavf.guest.traffic import RSS_KEY, Flow, percentiles, report, steer, toeplitz
 from tests.guest.conftest import Loop, make_loop
 
 HEADER = flow_header(

@@ -4,8 +4,9 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from emuiavf._pattern import flow_header
 from emuiavf.guest.driver import VfDriver
-from emuiavf.guest.traffic import Flow, Report, Traffic, flow_header, report
+from emuiavf.guest.traffic import Flow, Report, Traffic, report
 
 SLICE_S = 0.004
 PAUSE_S = 0.004
