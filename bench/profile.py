@@ -13,8 +13,12 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,7 +30,7 @@ from bench.bench_ring import DST, SRC
 from bench.callgrind import Costs, count_steps
 from bench.frames import tcp4, udp4
 from bench.perf_counters import Counters
-from bench.rig import CSUM_UDP, PLAIN, TSO_TCP, VLAN, Pair, Request
+from bench.rig import CSUM_UDP, TSO_TCP, VLAN, Drained, Fed, Pair
 from emuiavf.datapath import _worker
 
 FIGURES = Path(__file__).resolve().with_name("instructions.json")
@@ -34,51 +38,63 @@ ROUNDS = 4
 WARM_UP = 1
 COUNTED_ROUNDS = 200
 TOLERANCE = 0.05
+# A stage that costs next to nothing may cost so many instructions more.
+SLACK = 0.5
 # Function names begin so; what a turn spends outside of them is the routing.
-STAGES = {"take": "tx_take", "put": "vf_put", "judge": "burst_judge", "done": "tx_done"}
+STAGES = {
+    "take": ("tx_take", "gen_take"),
+    "put": ("vf_put", "null_put"),
+    "judge": ("burst_judge",),
+    "done": ("tx_done", "gen_done"),
+}
 CHECKED = ("all", "take", "put", "done")
 PRODUCER = re.compile(rb"GNU C\d+ (\d+)[\d.]* [^\0]*")
 
 
+class Round(Protocol):
+    """What is counted: a round delivers `frames`."""
+
+    frames: int
+
+    def round(self, around: Callable[[], AbstractContextManager[None]] = ...) -> int: ...
+
+
 @dataclass(frozen=True)
 class Case:
-    """One frame, sent over and over, and what is asked of sender's and receiver's device."""
+    """What is counted, in words, and how it is set up."""
 
     words: str
-    frame: bytes
-    judged: bool = False
-    hashed: bool = False
-    strip: bool = False
-    request: Request = PLAIN
-    switched: bool = False
-
-    def pair(self) -> Pair:
-        return Pair(
-            self.frame,
-            judged=self.judged,
-            hashed=self.hashed,
-            strip=self.strip,
-            request=self.request,
-            switched=self.switched,
-        )
+    set_up: Callable[[], Round]
 
 
 SMALL, LARGE = udp4(64, SRC, DST), udp4(1518, SRC, DST)
+BIG = tcp4(15 * 2048, SRC, DST)
 CASES = {
-    "bare_64": Case("64 bytes, no verdict and no hash", SMALL),
-    "judged_64": Case("64 bytes, packet type, verdict and hash", SMALL, judged=True, hashed=True),
-    "rss_64": Case("64 bytes, packet type and hash", SMALL, hashed=True),
-    "vlan_64": Case("64 bytes, a tag inserted and stripped again", SMALL, strip=True, request=VLAN),
-    "csum_64": Case("64 bytes, checksums filled in", SMALL, judged=True, request=CSUM_UDP),
-    "switch_64": Case("64 bytes, bare, through a switch of three", SMALL, switched=True),
-    "bare_1518": Case("1518 bytes, no verdict and no hash", LARGE),
-    "judged_1518": Case("1518 bytes, all of it", LARGE, judged=True, hashed=True),
-    "csum_1518": Case("1518 bytes, checksums filled in", LARGE, judged=True, request=CSUM_UDP),
+    "bare_64": Case("64 bytes, no verdict and no hash", partial(Pair, SMALL)),
+    "judged_64": Case("64 bytes, packet type, verdict, hash", partial(Pair, SMALL, judged=True)),
+    "rss_64": Case("64 bytes, packet type and hash", partial(Pair, SMALL, hashed=True)),
+    "vlan_64": Case(
+        "64 bytes, a tag inserted and stripped again",
+        partial(Pair, SMALL, strip=True, request=VLAN),
+    ),
+    "csum_64": Case(
+        "64 bytes, checksums filled in",
+        partial(Pair, SMALL, judged=True, hashed=False, request=CSUM_UDP),
+    ),
+    "switch_64": Case(
+        "64 bytes, bare, through a switch of three", partial(Pair, SMALL, switched=True)
+    ),
+    "sink_64": Case("64 bytes into a port that counts", partial(Drained, SMALL)),
+    "gen_64": Case("64 bytes from a generating port, judged", partial(Fed, 64, judged=True)),
+    "bare_1518": Case("1518 bytes, no verdict and no hash", partial(Pair, LARGE)),
+    "judged_1518": Case("1518 bytes, all of it", partial(Pair, LARGE, judged=True)),
+    "csum_1518": Case(
+        "1518 bytes, checksums filled in",
+        partial(Pair, LARGE, judged=True, hashed=False, request=CSUM_UDP),
+    ),
     "tso": Case(
         "30720 bytes cut into segments of 1448",
-        tcp4(15 * 2048, SRC, DST),
-        judged=True,
-        request=TSO_TCP,
+        partial(Pair, BIG, judged=True, hashed=False, request=TSO_TCP),
     ),
 }
 MEANING = {
@@ -116,10 +132,13 @@ def build() -> str:
 
 
 def stages(costs: Costs, frames: int) -> report.Results:
-    spent = {name: costs.spent_in(prefix) for name, prefix in STAGES.items()}
-    missing = [STAGES[name] for name in ("take", "put", "done") if not spent[name]]
-    if missing:
-        raise RuntimeError(f"no function called {', '.join(missing)} was seen; see STAGES")
+    spent = {
+        name: sum(costs.spent_in(prefix) for prefix in prefixes)
+        for name, prefixes in STAGES.items()
+    }
+    for name in ("take", "put", "done"):
+        if not spent[name]:
+            raise RuntimeError(f"none of {', '.join(STAGES[name])} was seen; see STAGES")
     route = costs.all - sum(spent[name] for name in ("take", "put", "done"))
     return {
         "all": costs.all / frames,
@@ -144,13 +163,13 @@ def count_instructions(names: list[str]) -> dict[str, report.Results]:
         for step in steps[number * ROUNDS + WARM_UP : (number + 1) * ROUNDS]:
             total.own.update(step.own)
             total.calls.update(step.calls)
-        found[name] = stages(total, (ROUNDS - WARM_UP) * CASES[name].pair().frames)
+        found[name] = stages(total, (ROUNDS - WARM_UP) * CASES[name].set_up().frames)
     return found
 
 
 def child(names: list[str]) -> None:
     for name in names:
-        pair = CASES[name].pair()
+        pair = CASES[name].set_up()
         for _ in range(ROUNDS):
             pair.round()
 
@@ -161,7 +180,7 @@ def count_hardware(names: list[str]) -> dict[str, report.Results]:
     found = {}
     try:
         for name in names:
-            pair = CASES[name].pair()
+            pair = CASES[name].set_up()
             pair.round()
             counters.read()
             for _ in range(COUNTED_ROUNDS):
@@ -182,7 +201,7 @@ def rises(found: dict[str, report.Results], figures: dict[str, report.Results]) 
         f"(+{results[stage] / was - 1:.1%}, at most +{TOLERANCE:.0%})"
         for name, results in found.items()
         for stage in CHECKED
-        if results[stage] > (was := figures[name][stage]) * (1 + TOLERANCE)
+        if results[stage] > (was := figures[name][stage]) * (1 + TOLERANCE) + SLACK
     ]
 
 

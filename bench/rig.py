@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,10 @@ from bench.frames import TCP_HEADERS
 from emuiavf._dma import MemTable
 from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
+from emuiavf.emudev import vdev
 from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig, VlanOffload
+from emuiavf.emudev.vdev import VdevArgs
+from emuiavf.ports import kinds
 
 MEMORY = 16 << 20
 BUFFER = 2048
@@ -29,6 +33,8 @@ TX_CONTEXT = 0x1
 TX_SEGMENT = 0x10
 # A driver asks for a report (RS) once per so many descriptors.
 REPORT_EVERY = 32
+BURST = 32
+RX_PACKETS = 6
 ALL_CLASSES = 0x7FFF_FFFF_FFFF_FFFF
 
 
@@ -156,7 +162,7 @@ class Pair:
         # As many as fit into both rings; a group never crosses the end of its ring.
         self.sent = min((ring_len - 1) // segments, (ring_len - self.group) // self.group)
         self.frames = self.sent * segments
-        self.turns = -(-self.sent // 32) if segments == 1 else self.sent
+        self.turns = -(-self.sent // BURST) if segments == 1 else self.sent
         self._received = self._posted = 0
 
     def round(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
@@ -164,17 +170,83 @@ class Pair:
 
         The step that moves them runs within `around`.
         """
-        before = int(self.receiver.rows[0, 6])
+        before = int(self.receiver.rows[0, RX_PACKETS])
         self._posted += self.sent * self.group
         self.sender.rearm(0, self._posted)
         # The receiver only receives.
         self.receiver.rearm(self._received, 0)
-        with around():
-            began = time.perf_counter_ns()
-            self.engine.step(self.turns)
-            took = time.perf_counter_ns() - began
-        moved = int(self.receiver.rows[0, 6]) - before
-        if moved != self.frames:
-            raise RuntimeError(f"{moved} of {self.frames} frames arrived")
-        self._received += moved
+        took = timed(self.engine, self.turns, around)
+        expect(int(self.receiver.rows[0, RX_PACKETS]) - before, self.frames)
+        self._received += self.frames
         return took
+
+
+def _port(kind: str, **options: str) -> tuple[Any, np.ndarray[Any, np.dtype[np.uint64]]]:
+    """A port and its counters."""
+    found = kinds[kind]
+    rows = np.zeros((len(found.row_names), 16), np.uint64)
+    values = vdev.resolve(VdevArgs(kind, f"{kind}0", options), found.options)
+    return found.create(f"{kind}0", values, rows), rows
+
+
+class Drained:
+    """A guest that sends into a port that counts.  `frames` is what one round delivers."""
+
+    def __init__(self, frame: bytes, *, ring_len: int = 512) -> None:
+        self.engine = Engine()
+        self.sender = Guest("sender", frame[6:12], ring_len, False, False, False)
+        self.sender.load(frame, PLAIN)
+        self._port, self._rows = _port("null")
+        for endpoint in (self.sender.vf, self._port):
+            self.engine.add(endpoint)
+        self.engine.connect(self.sender.vf, self._port)
+        self.frames = ring_len - 1
+        self._posted = 0
+
+    def round(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
+        """Send one ring of frames; nanoseconds it took.  RuntimeError when some did not arrive."""
+        before = int(self._rows[0, RX_PACKETS])
+        self._posted += self.frames
+        self.sender.rearm(0, self._posted)
+        took = timed(self.engine, -(-self.frames // BURST), around)
+        expect(int(self._rows[0, RX_PACKETS]) - before, self.frames)
+        return took
+
+
+class Fed:
+    """A guest that receives from a generating port.  `frames` is what one round delivers."""
+
+    def __init__(self, size: int, *, ring_len: int = 512, judged: bool = False) -> None:
+        self.engine = Engine()
+        mac = bytes.fromhex("020000000002")
+        self.receiver = Guest("receiver", mac, ring_len, judged, judged, False)
+        self._port, _ = _port("gen", size=str(size), dst=mac.hex(":"))
+        for endpoint in (self.receiver.vf, self._port):
+            self.engine.add(endpoint)
+        self.engine.connect(self._port, self.receiver.vf)
+        self.turns = (ring_len - 1) // BURST
+        self.frames = self.turns * BURST
+        self._received = 0
+
+    def round(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
+        """Receive almost a ring of frames; nanoseconds it took.  RuntimeError when some did not
+        arrive."""
+        before = int(self.receiver.rows[0, RX_PACKETS])
+        self.receiver.rearm(self._received, 0)
+        took = timed(self.engine, self.turns, around)
+        expect(int(self.receiver.rows[0, RX_PACKETS]) - before, self.frames)
+        self._received += self.frames
+        return took
+
+
+def timed(engine: Engine, turns: int, around: Callable[[], AbstractContextManager[None]]) -> int:
+    """Nanoseconds of so many turns within `around`."""
+    with around():
+        began = time.perf_counter_ns()
+        engine.step(turns)
+        return time.perf_counter_ns() - began
+
+
+def expect(moved: int, frames: int) -> None:
+    if moved != frames:
+        raise RuntimeError(f"{moved} of {frames} frames arrived")
