@@ -49,9 +49,11 @@ class Engine:
         self._threads: list[threading.Thread] = []
         self._endpoints: list[Endpoint] = []
         # What is connected, and for each source of it that is served: its worker and its route.
-        self._connections: dict[tuple[Endpoint, ...], list[tuple[int, Route]]] = {}
+        self._connections: dict[tuple[Endpoint, ...], list[tuple[int | None, Route]]] = {}
         self._shown: list[tuple[list[Route], list[Endpoint]]] = [([], []) for _ in self._workers]
         self._joined = 0
+        # Sources that were given to a worker; all others are spread.
+        self._places: dict[tuple[Endpoint, int], int | None] = {}
         self._closed = False
 
     def add(self, endpoint: Endpoint) -> None:
@@ -71,6 +73,7 @@ class Engine:
         self.publish(endpoint)
         for worker in self._workers:
             worker.release(endpoint)
+        self._places = {key: home for key, home in self._places.items() if key[0] is not endpoint}
 
     def connect(self, *endpoints: Endpoint) -> None:
         """One endpoint loops back to itself, two exchange frames, more make a switch."""
@@ -144,9 +147,9 @@ class Engine:
         for number in self._users(endpoints):
             self._workers[number].wake()
 
-    def _lay_out(self, connection: tuple[Endpoint, ...]) -> list[tuple[int, Route]]:
+    def _lay_out(self, connection: tuple[Endpoint, ...]) -> list[tuple[int | None, Route]]:
         switch = SwitchTable(list(connection)) if len(connection) > 2 else None
-        placed: list[tuple[int, Route]] = []
+        placed: list[tuple[int | None, Route]] = []
         for number, endpoint in enumerate(connection):
             # 1:1 goes to the other one, which for a loop-back is the endpoint itself.
             to = switch or connection[(number + 1) % len(connection)]
@@ -155,9 +158,26 @@ class Engine:
                 placed.append((self._home(endpoint, ref.index), (ref, to)))
         return placed
 
-    def _home(self, endpoint: Endpoint, index: int) -> int:
-        """The worker of an endpoint's source `index`: fixed, so that a source has one owner."""
-        return (endpoint.number + index) % len(self._workers)
+    def place(self, endpoint: Endpoint, index: int, worker: int) -> None:
+        """Have worker number `worker` serve source `index` of an endpoint from now on.
+
+        No frame is lost or overtaken.  The one that serves source 0 also calls its poller.
+        """
+        if endpoint not in self._endpoints:
+            raise StateError(f"{endpoint.name}: not part of the engine")
+        if not 0 <= worker < len(self._workers):
+            raise ConfigError(f"worker {worker}: there are {len(self._workers)}")
+        if self._home(endpoint, index) == worker:
+            return
+        # In between nobody serves it: what two workers see must never have the same owner twice.
+        for home in (None, worker):
+            self._places[endpoint, index] = home
+            self.publish(endpoint)
+
+    def _home(self, endpoint: Endpoint, index: int) -> int | None:
+        """The worker of an endpoint's source `index`; None while it changes hands."""
+        spread = (endpoint.number + index) % len(self._workers)
+        return self._places.get((endpoint, index), spread)
 
     def _users(self, endpoints: Sequence[Endpoint]) -> set[int]:
         """The workers that can be using anything of these endpoints; none named: all workers.
@@ -170,7 +190,7 @@ class Engine:
         for connection, placed in self._connections.items():
             if any(endpoint in connection for endpoint in endpoints):
                 users.update(home for home, _ in placed)
-        return users
+        return {home for home in users if home is not None}
 
     def _wait(self, numbers: Iterable[int]) -> None:
         workers = [self._workers[number] for number in numbers]
