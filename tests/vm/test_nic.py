@@ -190,9 +190,14 @@ def test_udp_counters_agree_everywhere(rig: Rig, quiet: None) -> None:
     for name in [name for name in guest if re.fullmatch(r"rx-\d+\.bytes", name)]:
         padding = guest.pop(name) - guest_before[name] - device[name] + device_before[name]
         assert 0 <= padding <= 4 * MOST_PADDING, name
-    shared = {name: (guest[name], device[name]) for name in guest if name in device}
-    assert {f"{way}_{kind}" for way in ("rx", "tx") for kind in GUEST_TO_DEVICE} <= set(shared)
-    assert {name: pair for name, pair in shared.items() if pair[0] != pair[1]} == {}
+    shared = {name for name in guest if name in device}
+    assert {f"{way}_{kind}" for way in ("rx", "tx") for kind in GUEST_TO_DEVICE} <= shared
+    ours = {name: guest[name] for name in shared if "-" not in name}
+    assert ours == {name: device[name] for name in ours}
+    # Those of a queue are the driver's own.  It never sees what lies in its rings when it resets the
+    # VF, for the MTU say, so they are compared from here on.
+    theirs = {name: guest[name] - guest_before[name] for name in shared if "-" in name}
+    assert theirs == {name: device[name] - device_before[name] for name in theirs}
 
     def grown(*names: str) -> int:
         return sum(device[name] - device_before[name] for name in names)
