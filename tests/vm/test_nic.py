@@ -194,8 +194,8 @@ def test_udp_counters_agree_everywhere(rig: Rig, quiet: None) -> None:
     assert {f"{way}_{kind}" for way in ("rx", "tx") for kind in GUEST_TO_DEVICE} <= shared
     ours = {name: guest[name] for name in shared if "-" not in name}
     assert ours == {name: device[name] for name in ours}
-    # Those of a queue are the driver's own.  It never sees what lies in its rings when it resets the
-    # VF, for the MTU say, so they are compared from here on.
+    # Those of a queue are the driver's own.  It never sees what lies in its rings when it resets
+    # the VF, for the MTU say, so they are compared from here on.
     theirs = {name: guest[name] - guest_before[name] for name in shared if "-" in name}
     assert theirs == {name: device[name] - device_before[name] for name in theirs}
 
