@@ -153,7 +153,9 @@ static void forget(uintptr_t start, uintptr_t end)
 {
     size_t at = first_above(start);
 
-    if (at < num_mappings && mappings[at].start < start) {
+    if (at == num_mappings)
+        return;
+    if (mappings[at].start < start) {
         struct mapping tail = mappings[at];
         mappings[at].end = start;
         if (tail.end > end) {
