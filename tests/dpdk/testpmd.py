@@ -44,7 +44,7 @@ class Testpmd:
         self.command += [*memory, "--no-telemetry", "--file-prefix", f"emuiavf{os.getpid()}-{core}"]
         for address in addresses:
             self.command += ["-a", address]
-        self.command += [*dpdk.drivers(), *eal, "--", "-i", "--total-num-mbufs=8192", *options]
+        self.command += [*dpdk.drivers(), *eal, "--", "-i", "--total-num-mbufs=16384", *options]
         self.said = b""
         self._terminal = -1
         self.process: subprocess.Popen[bytes] | None = None
