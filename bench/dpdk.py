@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache" / "dpdk"
+CACHE = ROOT / ".cache" / "dpdk" / "peers"
 DRIVERS = (
     "bus_pci",
     "bus_vdev",

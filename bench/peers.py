@@ -5,7 +5,7 @@ another testpmd with vhost-user or memif.  All contenders of a case take turns, 
 ring of bench/limit.py among them, and the median of the turns counts.  A turn in which somebody
 else had one of the cores is taken again, up to --retries times.
 
-Needs DPDK of Debian, which is fetched into .cache/dpdk when it is not installed, and root or
+Needs DPDK of Debian, which is fetched into .cache/dpdk/peers when it is not installed, and root or
 reserved huge pages (without them memory is of small pages, which all contenders bear alike).
 """
 
@@ -59,6 +59,7 @@ GOALS: dict[str, dict[str, float]] = {
     "io_1518": {"vs_vhost": 1.8},
 }
 SETTLE_S = 0.1
+STANDSTILL_MPPS = 0.01
 # Two programs of each contender, and some for the rings of those in between.
 HUGE_MB = 2 * (MEMORY_MB + 32) * len(CONTENDERS)
 
@@ -112,7 +113,12 @@ def turn(contender: Contender, seconds: float, retries: int) -> Window:
     contender.resume()
     try:
         time.sleep(SETTLE_S)
-        return limit.quiet(lambda: contender.measure(seconds), retries)
+        window = limit.quiet(lambda: contender.measure(seconds), retries)
+        if window.mpps < STANDSTILL_MPPS and contender.restart is not None:
+            contender.restart()
+            time.sleep(SETTLE_S)
+            window = limit.quiet(lambda: contender.measure(seconds), retries)
+        return window
     finally:
         contender.pause()
 

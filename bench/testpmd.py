@@ -126,6 +126,10 @@ class Process:
         self.command(f"set txpkts {size}", r"set txpkts [^\n]*\n|testpmd> ")
         self.command(f"start tx_first {bursts}" if bursts else "start", r"packets/burst=\d+")
 
+    def halt(self) -> None:
+        """Stop forwarding."""
+        self.command("stop", r"Accumulated forward statistics[^$]*\nDone\.")
+
     def wait_link(self) -> None:
         """Until every port is connected; Failed when one is not after LINK_S."""
         deadline = time.monotonic() + LINK_S

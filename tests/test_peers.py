@@ -50,6 +50,8 @@ for line in sys.stdin:
         say("Set " + line.split()[2] + " packet forwarding mode")
     elif line.startswith("set txpkts"):
         say(line)
+    elif line.startswith("stop"):
+        say("  +++ Accumulated forward statistics for all ports +++\\n  RX-packets: 0\\n\\nDone.")
     elif line.startswith("start"):
         say("  " + line.split()[0] + " packets/burst=32 " + line)
 """
@@ -60,6 +62,7 @@ def test_rates_are_those_of_each_port(tmp_path: Path) -> None:
         process.wait_link()
         process.forward("macswap", 64, 4)
         assert process.rates() == [testpmd.Rates(1500000, 7), testpmd.Rates(2500000, 8)]
+        process.halt()
         assert process.rates() == [testpmd.Rates(1500000, 7), testpmd.Rates(2500000, 8)]
 
 
@@ -141,6 +144,7 @@ class Scripted(Contender):
     def __init__(self, *windows: Window) -> None:
         self.windows = list(windows)
         self.said: list[str] = []
+        self.restart = None
 
     def pause(self) -> None:
         self.said.append("pause")
@@ -170,6 +174,21 @@ def test_a_disturbed_turn_is_taken_again(
     assert found.disturbed == (not kept.whole)
     assert contender.said == ["resume", "pause"]
     assert contender.windows == []
+
+
+def test_a_contender_that_stands_still_is_started_again_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "SETTLE_S", 0)
+    contender = Scripted(Window(0.0, True), Window(7.0, True))
+    contender.restart = lambda: contender.said.append("restart")
+    assert peers.turn(contender, 0.0, 0) == Window(7.0, True)
+    assert contender.said == ["resume", "restart", "pause"]
+
+
+def test_ours_that_stands_still_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "SETTLE_S", 0)
+    assert peers.turn(Scripted(Window(0.0, True)), 0.0, 0) == Window(0.0, True)
 
 
 def test_busy_time_is_that_of_the_busiest_thread_of_a_family() -> None:
