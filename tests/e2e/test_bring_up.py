@@ -180,7 +180,7 @@ class Guest:
         return struct.unpack("<Q", self.ram.read(RX_RING + slot * 32 + 8, 8))[0]
 
 
-@pytest.fixture(params=["mapped", "trap"])
+@pytest.fixture(params=["mapped", "trap", "shared"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made = Backend(tmp_path / "vf.sock", f",doorbell={request.param}")
     yield made
