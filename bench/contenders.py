@@ -133,6 +133,7 @@ def dpdk(app_vdev: str, back_vdev: str) -> Factory:
                     Process(
                         place.testpmd,
                         cpu,
+                        ports=case.ports,
                         vdevs=vdevs,
                         huge=place.huge,
                         env=place.env,
@@ -206,6 +207,7 @@ def ours(case: Case, place: Place) -> Iterator[Contender]:
             Process(
                 place.testpmd,
                 place.app_cpu,
+                ports=case.ports,
                 before=[*before, "--"],
                 options=options,
                 huge=place.huge,

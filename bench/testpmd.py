@@ -39,7 +39,7 @@ LINK_S = 10.0
 _PORT = re.compile(r"NIC statistics for port (\d+)")
 _RATE = re.compile(r"(Rx|Tx)-pps:\s+(\d+)")
 _LINK = re.compile(r"^\d+ .* (up|down) ", re.MULTILINE)
-_END_OF_STATS = re.compile(r"Tx-bps:\s+\d+\s+#+\s*\n(?!\s*#+ NIC)")
+_END_OF_STATS = r"Tx-bps:\s+\d+\s+#+\s*\n"
 
 
 class Failed(Exception):
@@ -57,7 +57,7 @@ class Process:
     """A testpmd on one CPU, from its start to `close`.  Failed when it does not come up.
 
     `vdevs` are virtual devices, `before` is a command that testpmd is an argument of, `options`
-    are further ones of EAL.
+    are further ones of EAL, `ports` says how many there will be.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Process:
         testpmd: Testpmd,
         cpu: int,
         *,
+        ports: int,
         vdevs: Sequence[str] = (),
         before: Sequence[str] = (),
         options: Sequence[str] = ("--no-pci",),
@@ -76,6 +77,7 @@ class Process:
         command += [*EAL, *options, *(f"--vdev={vdev}" for vdev in vdevs)]
         command += [] if huge else ["--no-huge"]
         command += ["--", *APPLICATION, f"--rxd={ring_len}", f"--txd={ring_len}"]
+        self.ports = ports
         # Through a terminal it writes line by line.
         self._terminal, theirs = pty.openpty()
         self._said = ""
@@ -144,7 +146,7 @@ class Process:
 
     def rates(self) -> list[Rates]:
         """Per port, since the last call; the program's own clock."""
-        said = self.command("show port stats all", _END_OF_STATS.pattern)
+        said = self.command("show port stats all", rf"(?s)(?:.*?{_END_OF_STATS}){{{self.ports}}}")
         found: list[Rates] = []
         for part in _PORT.split(said)[2::2]:
             pps = {kind: int(value) for kind, value in _RATE.findall(part)}

@@ -37,12 +37,15 @@ def fake_testpmd(path: Path, script: str) -> dpdk.Testpmd:
 
 
 ANSWERS = f"""
+import time
 say("EAL: up")
 say("testpmd> ")
 stats = {STATS!r}
 for line in sys.stdin:
     if line.startswith("show port stats"):
-        say(stats.format(port=0, rx=1500000, tx=7) + stats.format(port=1, rx=2500000, tx=8))
+        say(stats.format(port=0, rx=1500000, tx=7))
+        time.sleep(0.01)  # the other side reads the half of it
+        say(stats.format(port=1, rx=2500000, tx=8))
     elif line.startswith("show port summary"):
         say("Number of available ports: 1\\nPort MAC Name Driver Status   Link\\n"
             "0    4A:DA net_x net_x      up     100 Gbps\\ntestpmd> ")
@@ -58,7 +61,7 @@ for line in sys.stdin:
 
 
 def test_rates_are_those_of_each_port(tmp_path: Path) -> None:
-    with testpmd.Process(fake_testpmd(tmp_path / "pmd", ANSWERS), 0) as process:
+    with testpmd.Process(fake_testpmd(tmp_path / "pmd", ANSWERS), 0, ports=2) as process:
         process.wait_link()
         process.forward("macswap", 64, 4)
         assert process.rates() == [testpmd.Rates(1500000, 7), testpmd.Rates(2500000, 8)]
@@ -69,14 +72,14 @@ def test_rates_are_those_of_each_port(tmp_path: Path) -> None:
 def test_a_program_that_ends_is_told_with_its_complaint(tmp_path: Path) -> None:
     broken = fake_testpmd(tmp_path / "pmd", 'say("EAL: Cannot init memory"); sys.exit(1)')
     with pytest.raises(testpmd.Failed, match="has ended: EAL: Cannot init memory"):
-        testpmd.Process(broken, 0)
+        testpmd.Process(broken, 0, ports=1)
 
 
 def test_a_silent_program_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testpmd, "START_S", 0.2)
     silent = fake_testpmd(tmp_path / "pmd", "sys.stdin.read()")
     with pytest.raises(testpmd.Failed, match="did not say"):
-        testpmd.Process(silent, 0)
+        testpmd.Process(silent, 0, ports=1)
 
 
 def test_a_stopped_program_is_ended_with_its_children(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ say(f"child {{child.pid}}")
 say("testpmd> ")
 child.wait()
 """
-    process = testpmd.Process(fake_testpmd(tmp_path / "pmd", script), 0)
+    process = testpmd.Process(fake_testpmd(tmp_path / "pmd", script), 0, ports=1)
     child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
     process.signal(signal.SIGSTOP)
     process.close()
