@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.dpdk.packages import RELEASES, Dpdk, fetched
+from tests.dpdk.packages import OVS, RELEASES, Dpdk, fetched
 from tests.dpdk.testpmd import Testpmd
 from tests.vm.harness.backend import BackendProcess
 
-_HUGEPAGES = 128
+_HUGEPAGES = 384
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -25,8 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", params=list(RELEASES))
 def dpdk(request: pytest.FixtureRequest) -> Dpdk:
     """Both releases of DPDK, one after the other; fetched on the first run."""
-    where = Path(os.environ.get("EMUIAVF_DPDK_CACHE") or ROOT / ".cache" / "dpdk").resolve()
-    return fetched(where, RELEASES[request.param])
+    return fetched(cache_folder(), RELEASES[request.param])
+
+
+@pytest.fixture(scope="session")
+def ovs_packages() -> Dpdk:
+    """Open vSwitch with its DPDK datapath."""
+    return fetched(cache_folder(), OVS)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("EMUIAVF_DPDK_CACHE") or ROOT / ".cache" / "dpdk").resolve()
 
 
 class Bench:
@@ -67,7 +76,7 @@ def bench(dpdk: Dpdk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
 
 @pytest.fixture
 def hugepages() -> Iterator[None]:
-    """128 more pages of 2 MiB, where the machine lets us."""
+    """384 more pages of 2 MiB, where the machine lets us."""
     setting = Path("/proc/sys/vm/nr_hugepages")
     before = int(setting.read_text())
     try:

@@ -16,17 +16,19 @@ FORM = 1  # of the cache; another form is fetched anew
 
 @dataclass(frozen=True)
 class Release:
-    """A DPDK of a Debian suite; `abi` is the suffix of its drivers."""
+    """Programs on the DPDK of a Debian suite; `abi` is the suffix of its drivers."""
 
     version: str
     suite: str
     abi: str
+    programs: tuple[str, ...] = ("dpdk-dev",)
+    name: str = ""  # of its folder, where it is not the suite's
 
     @property
     def packages(self) -> list[str]:
         number = self.abi.partition(".")[0]
         return [
-            "dpdk-dev",
+            *self.programs,
             *(f"librte-{name}{number}" for name in ("mempool-ring", "net-iavf")),
         ]
 
@@ -35,6 +37,9 @@ RELEASES = {
     release.version: release
     for release in (Release("22.11", "bookworm", "23.0"), Release("24.11", "trixie", "25.0"))
 }
+OVS = Release(
+    "22.11", "bookworm", "23.0", ("openvswitch-switch-dpdk", "openvswitch-common"), "ovs-bookworm"
+)
 DRIVERS = ("bus_pci", "mempool_ring", "net_iavf")
 
 
@@ -46,7 +51,7 @@ class Dpdk:
     root: Path
 
     def command(self, program: str) -> list[str]:
-        """The words that run a program of it, up to its own arguments."""
+        """The words that run a program, named by its path; its own arguments follow."""
         loaders = [self.root / "usr/lib64", self.root / "lib64"]
         loader = next(path for path in loaders if (path / "ld-linux-x86-64.so.2").exists())
         libraries = [self.root / place / "x86_64-linux-gnu" for place in ("usr/lib", "lib")]
@@ -54,7 +59,7 @@ class Dpdk:
             str(loader / "ld-linux-x86-64.so.2"),
             "--library-path",
             ":".join(map(str, libraries)),
-            str(self.root / "usr/bin" / program),
+            str(self.root / program),
         ]
 
     def drivers(self) -> list[str]:
@@ -68,7 +73,7 @@ class Dpdk:
 
 def fetched(cache: Path, release: Release) -> Dpdk:
     """A release in the cache, fetched where it is not there yet."""
-    top = cache / release.suite
+    top = cache / (release.name or release.suite)
     top.mkdir(parents=True, exist_ok=True)
     manifest = top / "manifest.json"
     with open(top / ".lock", "w") as lock:

@@ -40,7 +40,7 @@ class Testpmd:
         self.command = [sys.executable, "-m", "emuiavf", "exec"]
         for device in devices:
             self.command += ["--device", device]
-        self.command += ["--", *dpdk.command("dpdk-testpmd"), "--lcores", f"(0,1)@{core}"]
+        self.command += ["--", *dpdk.command("usr/bin/dpdk-testpmd"), "--lcores", f"(0,1)@{core}"]
         self.command += [*memory, "--no-telemetry", "--file-prefix", f"emuiavf{os.getpid()}-{core}"]
         for address in addresses:
             self.command += ["-a", address]
