@@ -14,7 +14,7 @@ from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HASHED, FRAME_IP_BAD,
     FRAME_L4_BAD, FRAME_MULTICAST, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST,
     RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS,
-    RX_QUEUE_OFF, RX_TOO_LONG, RX_UNICAST, Burst, Frame, FrameSink, Segment,
+    RX_QUEUE_OFF, RX_TOO_LONG, RX_UNICAST, Burst, Frame, FrameSink,
 )
 from emuiavf.datapath._offload cimport burst_judge, frame_copy
 from emuiavf._ring_state cimport (
@@ -43,37 +43,9 @@ cdef extern from "writeback.h" nogil:
 
 
 cdef enum:
-    RX_MAX_BUFFERS = 5      # descriptors per frame; drivers reserve room for five
-    RX_ITEMS = 32           # deliveries prepared together
     VLAN_TAG = 4
     # What keeps a frame from being delivered by a plain copy of its head.
     FRAME_WORK = FRAME_ASK_TSO | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM
-
-
-# One delivery that has its buffers: a frame, or one segment of a large frame.
-cdef struct Item:
-    Frame *frame
-    uint32_t at            # payload offset of a segment
-    uint32_t length        # bytes delivered, tag stripped
-    uint32_t first         # of its pieces
-    uint32_t pieces
-    uint32_t strip
-
-
-# A group of deliveries to one ring: prepared together, copied, then written back in order.
-cdef struct Batch:
-    Item items[RX_ITEMS]
-    Segment pieces[RX_ITEMS * RX_MAX_BUFFERS]
-    uint32_t num_items
-    uint32_t num_pieces
-    uint8_t *ring
-    uint32_t slot          # next descriptor to be used
-    uint32_t room
-    uint32_t judge
-    uint64_t bytes
-    uint64_t cast[4]       # frames by the two flag bits: 0 unicast, 1 multicast, 3 broadcast
-    uint64_t packets
-    uint64_t csum_bad
 
 
 cdef void rx_fault(VfRun *vf, RxRun *rx, uint32_t fault) noexcept nogil:
