@@ -144,7 +144,7 @@ def test_counters_count_only_within() -> None:
                 memory[page] = 1
         memory[2 * TOUCHED :] = bytes(TOUCHED)
     # With huge pages there are fewer; the interpreter may have some of its own.
-    assert 2 <= counters.read()["page_faults"] <= TOUCHED // mmap.PAGESIZE + 64
+    assert 2 <= counters.read()["page_faults"] < 2 * TOUCHED // mmap.PAGESIZE
     assert counters.read() == {"page_faults": 0}
     counters.close()
 
