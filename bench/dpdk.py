@@ -4,13 +4,14 @@ unpacked below a cache folder.  Nothing is installed, no root rights are needed.
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache" / "dpdk" / "peers"
+CACHE = ROOT / ".cache" / "dpdk"
 DRIVERS = (
     "bus_pci",
     "bus_vdev",
@@ -42,9 +43,20 @@ class Testpmd:
     options: tuple[str, ...] = ()
 
 
-def find(*, fetch: bool = True, cache: Path = CACHE) -> Testpmd:
+def cache_folder(wanted: Path = CACHE) -> Path:
+    """Where to unpack DPDK: `wanted`, unless it lies below a folder that everybody may write to,
+    such as /tmp.  EAL loads no driver from there."""
+    wanted = wanted.resolve()
+    for folder in wanted.parents:
+        if folder.exists() and folder.stat().st_mode & stat.S_IWOTH:
+            return Path.home() / ".cache" / "emuiavf" / "dpdk"
+    return wanted
+
+
+def find(*, fetch: bool = True, cache: Path | None = None) -> Testpmd:
     """The installed one if it has all DRIVERS, else one from the cache, fetched when it is not
     there.  Missing when there is none."""
+    cache = cache or cache_folder() / "peers"
     installed = shutil.which("dpdk-testpmd")
     if installed is not None and _drivers(Path("/usr/lib")):
         return _described(Testpmd(installed, ""))

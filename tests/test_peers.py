@@ -248,3 +248,11 @@ def test_without_apt_and_testpmd_the_reason_is_told(
 )
 def test_packages_that_testpmd_does_not_load_are_left_out(package: str, wanted: bool) -> None:
     assert (dpdk.DROP.fullmatch(package) is None) == wanted
+
+
+def test_drivers_are_unpacked_where_eal_loads_them_from(tmp_path: Path) -> None:
+    everybodys = tmp_path / "everybodys"
+    everybodys.mkdir()
+    everybodys.chmod(0o777)
+    assert dpdk.cache_folder(everybodys / "cache" / "dpdk") == Path.home() / ".cache/emuiavf/dpdk"
+    assert dpdk.cache_folder(Path("/usr/share/dpdk")) == Path("/usr/share/dpdk").resolve()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.dpdk import CACHE, cache_folder
 from tests.dpdk.packages import OVS, RELEASES, Dpdk, fetched
 from tests.dpdk.testpmd import Testpmd
 from tests.vm.harness.backend import BackendProcess
@@ -25,17 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", params=list(RELEASES))
 def dpdk(request: pytest.FixtureRequest) -> Dpdk:
     """Both releases of DPDK, one after the other; fetched on the first run."""
-    return fetched(cache_folder(), RELEASES[request.param])
+    return fetched(_cache(), RELEASES[request.param])
 
 
 @pytest.fixture(scope="session")
 def ovs_packages() -> Dpdk:
     """Open vSwitch with its DPDK datapath."""
-    return fetched(cache_folder(), OVS)
+    return fetched(_cache(), OVS)
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("EMUIAVF_DPDK_CACHE") or ROOT / ".cache" / "dpdk").resolve()
+def _cache() -> Path:
+    return cache_folder(Path(os.environ.get("EMUIAVF_DPDK_CACHE") or CACHE))
 
 
 class Bench:
