@@ -17,6 +17,7 @@ DEADLINE_S = 60.0
 FRAMES = 4_000
 # Rings of so many buffers, all queues together, bridge half a second without a CPU at this rate.
 RATE, RING = 4_000, 2048
+LOST = "request queues failed"
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -33,11 +34,16 @@ def start(bench: Bench, options: list[str], guests: ExitStack) -> Testpmd:
     its main thread waits for there (iavf_execute_vf_cmd).
     """
     for last in (False, False, True):
-        try:
-            return guests.enter_context(bench.testpmd(more=[1], options=options))
-        except AssertionError as error:
-            if last or "request queues failed" not in str(error):
-                raise
+        with ExitStack() as attempt:
+            try:
+                testpmd = attempt.enter_context(bench.testpmd(more=[1], options=options))
+            except AssertionError as error:
+                if last or LOST not in str(error):
+                    raise
+                continue
+            if last or LOST.encode() not in testpmd.said:
+                guests.push(attempt.pop_all())
+                return testpmd
     raise AssertionError
 
 
