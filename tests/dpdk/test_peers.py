@@ -15,7 +15,7 @@ HUGE = Path("/proc/sys/vm/nr_hugepages")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two contenders need two CPUs")
-@pytest.mark.parametrize("case", peers.CASES)
+@pytest.mark.parametrize("case", ["io_64", "rxonly_64"])
 def test_every_contender_of_a_case_moves_frames(case: str, tmp_path: Path) -> None:
     before = HUGE.read_text()
     done = subprocess.run(
