@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import peers
+from bench import dpdk, peers
 
 ROOT = Path(__file__).resolve().parents[2]
 HUGE = Path("/proc/sys/vm/nr_hugepages")
@@ -17,6 +17,10 @@ HUGE = Path("/proc/sys/vm/nr_hugepages")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two contenders need two CPUs")
 @pytest.mark.parametrize("case", ["io_64", "rxonly_64"])
 def test_every_contender_of_a_case_moves_frames(case: str, tmp_path: Path) -> None:
+    try:
+        dpdk.find()
+    except dpdk.Missing as missing:
+        pytest.skip(str(missing))
     before = HUGE.read_text()
     done = subprocess.run(
         [sys.executable, peers.__file__, case, "--json", "--runs", "1", "--seconds", "0.5"],
