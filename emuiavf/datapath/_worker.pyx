@@ -59,7 +59,7 @@ cdef uint64_t HOLD_NS = 1_000_000
 cdef uint64_t SPIN_NS = 20_000
 cdef uint64_t SLEEP_SHARE = 64
 cdef uint64_t SLEEP_MIN_NS = 5_000
-cdef uint64_t SLEEP_MAX_NS = 1_000_000
+cdef uint64_t SLEEP_MAX_NS = 2_000_000
 cdef uint64_t HELD_SLEEP_NS = 50_000
 # A worker that never sleeps offers its CPU this often: a control thread that woke on the same CPU
 # would else wait for the scheduler's tick, and with more than one worker for several
