@@ -21,6 +21,8 @@ cdef extern from "atomics.h" nogil:
     void spin_lock(uint32_t *p) noexcept
     void spin_unlock(uint32_t *p) noexcept
     int swap_if_u32(uint32_t *p, uint32_t seen, uint32_t wanted) noexcept
+    int take_one(uint32_t *p) noexcept
+    void add_relaxed_from_u64(uint64_t *p, uint64_t floor, uint64_t v) noexcept
     void *load_acquire_ptr(void **p) noexcept
     void *load_relaxed_ptr(void **p) noexcept
     void store_seq_ptr(void **p, void *v) noexcept

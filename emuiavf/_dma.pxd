@@ -23,6 +23,12 @@ cdef extern from "mem.h" nogil:
     uint8_t *mem_translate(const MemMap *map, const Extent **hint, uint64_t iova,
                            uint64_t len, uint64_t prot) noexcept
 
+    ctypedef struct MemReach:
+        pass
+
+    MemReach mem_reach(const Extent *hint, uint64_t len, uint64_t prot) noexcept
+    uint8_t *mem_reached(const MemReach *reach, uint64_t iova) noexcept
+
 
 cdef extern from *:
     """typedef struct GuardOwner GuardOwner;"""

@@ -28,9 +28,17 @@ cdef extern from * nogil:
     uint64_t ADDRESS_MASK
 
 
+cdef extern from "bytes.h" nogil:
+    uint64_t load_u64(const uint8_t *p) noexcept
+
+
 cdef enum:
     STAMPED = 64             # bytes of the fixed part, the least that a frame has
     STREAM_IP_AT = 14
+
+
+cdef struct Lanes:
+    uint64_t[4] lane
 
 
 # What all frames of a flow share.
@@ -38,6 +46,12 @@ cdef struct Stream:
     uint64_t header[6]       # the headers, zero where lengths, checksum and number go
     uint32_t ip_sum          # of the IPv4 header without its length
     uint16_t number
+
+
+# What of a head and of its checksum is the same for all frames of a flow and size.
+cdef struct FixedHead:
+    uint64_t words[8]        # zero where number and time go
+    Lanes lanes              # with all of words[:5], and not yet of the others, taken in
 
 
 # What a frame says of itself.
@@ -52,10 +66,6 @@ cdef struct Stamp:
 cdef int stream_init(Stream *stream, bytes header, uint16_t number) except -1
 
 
-cdef struct Lanes:
-    uint64_t[4] lane
-
-
 cdef inline void lanes_init(Lanes *lanes, uint32_t length) noexcept nogil:
     lanes.lane[0] = PRIME ^ length
     lanes.lane[1] = STRIDE
@@ -63,12 +73,16 @@ cdef inline void lanes_init(Lanes *lanes, uint32_t length) noexcept nogil:
     lanes.lane[3] = ~STRIDE
 
 
-cdef inline void lanes_add(Lanes *lanes, const uint64_t *words) noexcept nogil:
-    """Take in 32 bytes.  Each step is a bijection of its lane, so no single change gets lost."""
-    lanes.lane[0] = (lanes.lane[0] ^ words[0]) * PRIME
-    lanes.lane[1] = (lanes.lane[1] ^ words[1]) * PRIME
-    lanes.lane[2] = (lanes.lane[2] ^ words[2]) * PRIME
-    lanes.lane[3] = (lanes.lane[3] ^ words[3]) * PRIME
+cdef inline void lanes_add(Lanes *lanes, const void *words) noexcept nogil:
+    """Take in 32 bytes, at any alignment: tags may have moved them.
+
+    Each step is a bijection of its lane, so no single change gets lost.
+    """
+    cdef const uint8_t *data = <const uint8_t *>words
+    lanes.lane[0] = (lanes.lane[0] ^ load_u64(data)) * PRIME
+    lanes.lane[1] = (lanes.lane[1] ^ load_u64(data + 8)) * PRIME
+    lanes.lane[2] = (lanes.lane[2] ^ load_u64(data + 16)) * PRIME
+    lanes.lane[3] = (lanes.lane[3] ^ load_u64(data + 24)) * PRIME
 
 
 cdef inline uint32_t lanes_fold(const Lanes *lanes) noexcept nogil:
@@ -85,7 +99,7 @@ cdef inline void lanes_add_bytes(Lanes *lanes, const uint8_t *data, uint32_t siz
     cdef uint64_t words[4]
     cdef uint32_t at = 0
     while size - at >= 32:
-        lanes_add(lanes, <const uint64_t *>(data + at))
+        lanes_add(lanes, data + at)
         at += 32
     if at < size:
         memset(words, 0, 32)
@@ -125,9 +139,10 @@ cdef inline void stream_head(const Stream *stream, uint64_t *head, uint32_t size
     head[7] = now >> 48 | <uint64_t>stream.number << 16
 
 
-cdef inline void lanes_begin(Lanes *lanes, const uint64_t *head, uint32_t size) noexcept nogil:
-    """Take in the fixed part of a frame of `size` bytes, whatever its checksum field holds."""
-    cdef uint64_t words[8]
+cdef inline void lanes_begin_half(Lanes *lanes, const uint64_t *head,
+                                  uint32_t size) noexcept nogil:
+    """Take in the first half of the fixed part of a frame of `size` bytes."""
+    cdef uint64_t words[4]
     cdef uint64_t to = head[0] & ADDRESS_MASK
     cdef uint64_t origin = head[0] >> 48 | (head[1] & LOW_HALF) << 16
     # Both are the same when the addresses change places, and neither when one of them changes.
@@ -135,13 +150,41 @@ cdef inline void lanes_begin(Lanes *lanes, const uint64_t *head, uint32_t size) 
     words[1] = (to + origin) ^ head[1] >> 48 << 48
     words[2] = head[2]
     words[3] = head[3]
-    words[4] = head[4]
-    words[5] = head[5]
-    words[6] = head[6]
-    words[7] = head[7] & LOW_HALF
     lanes_init(lanes, size)
     lanes_add(lanes, words)
-    lanes_add(lanes, words + 4)
+
+
+cdef inline void lanes_begin(Lanes *lanes, const uint64_t *head, uint32_t size) noexcept nogil:
+    """Take in all of it, whatever its checksum field holds."""
+    cdef uint64_t words[4]
+    lanes_begin_half(lanes, head, size)
+    words[0] = head[4]
+    words[1] = head[5]
+    words[2] = head[6]
+    words[3] = head[7] & LOW_HALF
+    lanes_add(lanes, words)
+
+
+cdef inline void fixed_init(FixedHead *fixed, const Stream *stream, uint32_t size) noexcept nogil:
+    stream_head(stream, fixed.words, size, 0, 0)
+    lanes_begin_half(&fixed.lanes, fixed.words, size)
+    fixed.lanes.lane[0] = (fixed.lanes.lane[0] ^ fixed.words[4]) * PRIME
+
+
+cdef inline void fixed_head(const FixedHead *fixed, uint64_t *head, Lanes *lanes, uint64_t seq,
+                            uint64_t now) noexcept nogil:
+    """What stream_head and lanes_begin make of frame `seq`."""
+    cdef uint64_t number = fixed.words[5] | seq << 16
+    cdef uint64_t sent = seq >> 48 | now << 16
+    cdef uint64_t flow = fixed.words[7] | now >> 48
+    memcpy(head, fixed.words, 5 * sizeof(uint64_t))
+    head[5] = number
+    head[6] = sent
+    head[7] = flow
+    lanes.lane[0] = fixed.lanes.lane[0]
+    lanes.lane[1] = (fixed.lanes.lane[1] ^ number) * PRIME
+    lanes.lane[2] = (fixed.lanes.lane[2] ^ sent) * PRIME
+    lanes.lane[3] = (fixed.lanes.lane[3] ^ flow) * PRIME
 
 
 cdef inline Stamp stamp_of(const uint64_t *head) noexcept nogil:

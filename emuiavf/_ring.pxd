@@ -22,6 +22,7 @@ cdef class Vf(Endpoint):
     cdef uint8_t *_page
     cdef list _refs
     cdef list _retired
+    cdef set _flow_ids
     cdef RxSet *_new_set(self) except NULL
     cdef void _publish_set(self, RxSet *fresh)
     cdef Vector *_vector(self, int vector) except NULL

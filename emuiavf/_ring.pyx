@@ -12,24 +12,31 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from emuiavf._atomic cimport (
-    exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_release_u32, store_seq_ptr,
-    store_seq_u32, swap_if_u32,
+    exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_relaxed_u64, store_release_u32,
+    store_seq_ptr, store_seq_u32, swap_if_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
 from emuiavf._ring_irq cimport vector_event, vf_poll, vf_wake
-from emuiavf._ring_rx cimport vf_put
+from emuiavf._ring_put cimport vf_put
+from emuiavf._ring_rate cimport tx_done_limited, tx_take_limited
+from emuiavf._ring_spoil cimport vf_put_spoilt
 from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT,
-    DYN_SWINT_TRIG, EVENT_NOW, FAULT_NONE, RX_DESC_SIZE, RingState, RxRun, RxSet, TX_DESC_SIZE,
-    TxRun, Vector, VfRun,
+    DYN_SWINT_TRIG, EVENT_NOW, FAULT_NONE, RX_DESC_SIZE, STRIP_INNER, TX_DESC_SIZE, RingState,
+    RxRun, RxSet, TxRun, Vector, VfRun,
 )
 from emuiavf._ring_tx cimport tx_done, tx_take
 from emuiavf._ring_watch cimport RegisterWatch
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
-from emuiavf.datapath._frame cimport ROW_COUNTERS, RxFilterTable
+from emuiavf.datapath._flow cimport FLOW_RULES, FlowTable, HashTable, flow_build, hash_build
+from emuiavf.datapath._frame cimport (
+    BURST_BYTES, ETHER_FCS, ETHER_VLAN, ROW_COUNTERS, RxFilterTable,
+)
 from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
 from emuiavf.datapath._switch cimport filter_build
 
+from emuiavf._rxdid import Rxdid
+from emuiavf.emudev.info import RxFilter
 from emuiavf.errors import MemoryFault, StateError
 
 
@@ -52,9 +59,6 @@ cdef enum:
     VFINT_DYN_CTL0 = 0x5C00
     ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
     FAULT_TOLD = 0x100      # beside a Fault: take_faults has told it; the queue stays stopped
-
-# Formats of include/writeback.h: legacy, flexible NIC, flexible "comms OVS_1".
-RXDIDS = (1, 2, 22)
 
 cdef tuple FAULT_TEXT = (
     "", "tail beyond the ring", "descriptor ring is not mapped", "buffer address is not mapped",
@@ -112,14 +116,17 @@ cdef class Vf(Endpoint):
         self.tx = <TxRun *>calloc(n, sizeof(TxRun))
         self.run.vectors = <Vector *>calloc(num_vectors, sizeof(Vector))
         self.run.rx_set = <RxSet *>calloc(1, sizeof(RxSet))
+        self.run.hits = <uint64_t *>calloc(FLOW_RULES, sizeof(uint64_t))
         if (self.states == NULL or self.rx == NULL or self.tx == NULL or self.run.vectors == NULL
-                or self.run.rx_set == NULL):
+                or self.run.rx_set == NULL or self.run.hits == NULL):
             raise MemoryError
         self.run.sink.put = vf_put
         self.run.map = &mem.mem_map
         self.run.rx = self.rx
+        self.run.tx = self.tx
         self.run.num_rx = n
         self.run.num_vectors = num_vectors
+        self.run.outer_tpid = ETHER_VLAN
         self.run.judge = judge
         self.run.sweep_ns = SWEEP_NS
         if watch is not None:
@@ -133,6 +140,7 @@ cdef class Vf(Endpoint):
         self.sink = &self.run.sink
         self.poller = &self.vf_poller.poller
         self._refs = []
+        self._flow_ids = set()
         for i in range(n):
             self.rx[i].state = &self.states[i]
             self.rx[i].tail = <uint32_t *>(self._page + QRX_TAIL) + i
@@ -140,6 +148,7 @@ cdef class Vf(Endpoint):
             self.tx[i].source.take = tx_take
             self.tx[i].source.done = tx_done
             self.tx[i].source.fd = -1
+            self.tx[i].budget = BURST_BYTES
             self.tx[i].source.row = &table[n + i, 0]
             self.tx[i].state = &self.states[n + i]
             self.tx[i].tail = <uint32_t *>self._page + i
@@ -174,9 +183,12 @@ cdef class Vf(Endpoint):
         self.reclaim()
         if self.run.rx_set != NULL:
             free(<void *>self.run.rx_set.key)
+            free(<void *>self.run.rx_set.hashing)
+            free(<void *>self.run.rx_set.rules)
         free(self.run.rx_set)
         free(<void *>self.run.sink.filter)
         free(self.run.vectors)
+        free(self.run.hits)
         free(self.states)
         free(self.rx)
         free(self.tx)
@@ -237,14 +249,14 @@ cdef class Vf(Endpoint):
         cdef RingState *state = self.rx[i].state
         if self.rx_enabled >> i & 1:
             raise StateError(f"Rx queue {i} is enabled")
-        if queue.writeback not in RXDIDS:
-            raise ValueError(f"RXDID {queue.writeback}: {RXDIDS} are served")
+        Rxdid(queue.writeback)  # ValueError for what is not served
         if queue.databuffer_size < 128:
             raise ValueError(f"databuffer_size={queue.databuffer_size}, at least 128")
         self._configure(state, queue)
         state.databuffer_size = queue.databuffer_size
         state.max_pkt_size = queue.max_pkt_size
         state.writeback = queue.writeback
+        state.fcs = ETHER_FCS if queue.keep_crc else 0
         self.rx[i].fault = FAULT_NONE
 
     cdef int _configure(self, RingState *state, object queue) except -1:
@@ -322,6 +334,7 @@ cdef class Vf(Endpoint):
             for k in range(3):
                 store_release_u32(self.run.vectors[i].itr[<int>k], 0)
             exchange_u32(&self.run.vectors[i].events, 0)
+            self.run.vectors[i].lost = 0
             self.run.vectors[i].rx_itr = self.run.vectors[i].tx_itr = 3
 
     def map_vector(self, vmap) -> None:
@@ -346,36 +359,74 @@ cdef class Vf(Endpoint):
 
     def set_filter(self, rx_filter) -> None:
         """Publish an emudev.info.RxFilter; a switch needs an engine publish as well."""
-        cdef RxFilterTable *fresh = filter_build(rx_filter)
+        cdef RxFilterTable *fresh = filter_build(rx_filter, self.policy)
         self._retired.append(<size_t>self.run.sink.filter)
         store_seq_ptr(<void **>&self.run.sink.filter, fresh)
         self.rx_filter = rx_filter
 
+    cpdef object set_policy(self, policy):
+        """What the host decided: see Engine.set_policy, which publishes the rest of it."""
+        self.policy = policy
+        self.set_filter(self.rx_filter or RxFilter())
+
     def set_rss(self, rss) -> None:
-        """Publish key, lookup table and classes of emudev.info.RssConfig."""
+        """Publish key, lookup table, classes and chosen fields of emudev.info.RssConfig."""
         cdef RxSet *fresh
+        cdef HashTable *hashing
         cdef ToeplitzKey *key
         cdef bytes lut = rss.lut
         cdef bytes raw = rss.key
         if len(raw) != 52 or len(lut) != 64:
             raise ValueError(f"RSS key of {len(raw)} bytes, LUT of {len(lut)}: 52 and 64")
+        hashing = hash_build(rss)
         key = <ToeplitzKey *>calloc(1, sizeof(ToeplitzKey))
         if key == NULL:
+            free(hashing)
             raise MemoryError
         toeplitz_prepare(key, <const uint8_t *>raw)
         if rss.symmetric:
             toeplitz_symmetric(key)
         fresh = self._new_set()
         self._retired.append(<size_t>fresh.key)
+        self._retired.append(<size_t>fresh.hashing)
         fresh.key = key
+        fresh.hashing = hashing
+        fresh.chosen = hashing != NULL or fresh.rules != NULL
         fresh.hena = rss.hena
         memcpy(fresh.lut, <const uint8_t *>lut, 64)
         self._publish_set(fresh)
 
+    def set_flows(self, rules) -> None:
+        """Publish (emudev.info.FlowRule, ...) in the order in which they are to be tried.
+
+        The counter of a rule begins when its id becomes known.
+        """
+        cdef FlowTable *table = flow_build(rules)
+        cdef RxSet *fresh
+        try:
+            fresh = self._new_set()
+        except MemoryError:
+            free(table)
+            raise
+        ids = {rule.id for rule in rules}
+        for number in ids - self._flow_ids:
+            self.run.hits[<int>number] = 0
+        self._flow_ids = ids
+        if fresh.rules != NULL:
+            self._retired.append(<size_t>fresh.rules)
+        fresh.rules = table
+        fresh.chosen = fresh.hashing != NULL or table != NULL
+        self._publish_set(fresh)
+
+    def flow_hits(self) -> dict[int, int]:
+        """How many frames each rule has matched, by the rule's id."""
+        return {number: self.run.hits[<int>number] for number in sorted(self._flow_ids)}
+
     def set_vlan(self, vlan) -> None:
-        """Publish emudev.info.VlanOffload.  Insertion needs nothing: descriptors ask for it."""
+        """Publish emudev.info.VlanOffload.  Insertion needs a TPID only: descriptors ask for it."""
         cdef RxSet *fresh = self._new_set()
-        fresh.strip = bool(vlan.strip)
+        fresh.strip = <uint32_t>vlan.strip_outer << 16 | (STRIP_INNER if vlan.strip else 0)
+        self.run.outer_tpid = vlan.insert_outer or ETHER_VLAN
         self._publish_set(fresh)
 
     def set_bus_master(self, bint enabled) -> None:
@@ -462,6 +513,65 @@ cdef class Vf(Endpoint):
                     faults.append((direction, i, FAULT_TEXT[fault]))
                     store_seq_u32(<uint32_t *><size_t>word, fault | FAULT_TOLD)
         return faults
+
+    # What the host imposes.
+
+    def set_rate(self, uint32_t max_rate) -> None:
+        """Hold frames in the Tx rings so that all of them together send at most so many Mb/s; 0
+        ends that.  A worker that has begun a turn may end it by the old limit."""
+        cdef int i
+        store_relaxed_u64(&self.run.paid_ns, monotonic_ns())
+        store_release_u32(&self.run.max_rate, max_rate)
+        for i in range(self.max_queue_pairs):
+            self.tx[i].source.take = tx_take_limited if max_rate else tx_take
+            self.tx[i].source.done = tx_done_limited if max_rate else tx_done
+
+    @property
+    def interrupts_left(self) -> int:
+        """Interrupts still to be lost."""
+        return load_relaxed_u32(&self.run.lose_irqs)
+
+    @property
+    def interrupts_missing(self) -> bool:
+        """Whether a vector's interrupt was lost and not repeated."""
+        return any(self.run.vectors[<int>v].lost for v in range(self.num_vectors))
+
+    def lose_interrupts(self, uint32_t count) -> None:
+        """Lose the next interrupts: the guest's vectors are disarmed, and nobody is told."""
+        store_seq_u32(&self.run.lose_irqs, count)
+
+    def repeat_interrupts(self) -> None:
+        """Send what was lost, as `set_bus_master` does."""
+        cdef int v
+        for v in range(self.num_vectors):
+            if (exchange_u32(&self.run.vectors[v].lost, 0) and self.run.bus_master
+                    and self.run.vectors[v].fd >= 0):
+                event_signal_foreign(self.run.vectors[v].fd)
+
+    @property
+    def corruptions_left(self) -> int:
+        """Received frames still to be spoilt."""
+        return load_relaxed_u32(&self.run.spoil)
+
+    def corrupt_received(self, uint32_t count) -> None:
+        """Turn a bit in each of the next received frames; see _ring_spoil."""
+        store_seq_u32(&self.run.spoil, count)
+        self.run.sink.put = vf_put_spoilt if count else vf_put
+
+    @property
+    def tx_hangs(self) -> bool:
+        """Whether a Tx queue stands still because of `hang_tx`."""
+        return any(self.tx[<int>i].fault == FAULT_TOLD for i in range(self.max_queue_pairs))
+
+    def hang_tx(self, bint hang) -> None:
+        """Have the Tx queues that are enabled stand still, until this ends it or they are
+        configured anew."""
+        cdef int i
+        for i in range(self.max_queue_pairs):
+            if not hang:
+                swap_if_u32(&self.tx[i].fault, FAULT_TOLD, FAULT_NONE)
+            elif self.tx[i].enabled:
+                swap_if_u32(&self.tx[i].fault, FAULT_NONE, FAULT_TOLD)
 
     @property
     def rx_enabled(self) -> int:

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from emuiavf._atomic cimport (
     add_relaxed_u64, exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_release_u32,
-    store_seq_u32, swap_if_u32,
+    store_seq_u32, swap_if_u32, take_one,
 )
 from emuiavf.datapath._frame cimport RX_INTERRUPTS, Poller
 from emuiavf._ring_state cimport (
@@ -66,6 +66,9 @@ cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) no
         if swap_if_u32(vector.ctl, word,
                        (word & ~<uint32_t>(DYN_INTENA | DYN_SWINT_TRIG)) | DYN_ITR_NONE):
             vector.last_ns = now
+            if load_relaxed_u32(&vf.lose_irqs) and take_one(&vf.lose_irqs):
+                store_seq_u32(&vector.lost, 1)
+                return
             event_signal_foreign(vector.fd)
             add_relaxed_u64(vector.row + RX_INTERRUPTS, 1)
             return

@@ -1,51 +1,57 @@
-"""The Rx rings of a VF as one sink: buffers, copies, writeback, RSS over several rings."""
+"""A Rx ring: which buffers a frame gets, and the copies."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memmove
 
 from emuiavf._atomic cimport (
-    load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
-    spin_lock, spin_unlock, store_seq_u32,
+    load_acquire_ptr, load_acquire_u32, load_relaxed_u64, spin_lock, spin_unlock, store_seq_u32,
 )
 from emuiavf._bits cimport lowest_bit, prefetch_write
-from emuiavf._dma cimport MEM_READ, MEM_WRITE, MemMap, mem_translate
-from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
-from emuiavf.datapath._frame cimport (
-    BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HASHED, FRAME_IP_BAD,
-    FRAME_L4_BAD, FRAME_MULTICAST, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST,
-    RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS,
-    RX_QUEUE_OFF, RX_TOO_LONG, RX_UNICAST, Burst, Frame, FrameSink,
+from emuiavf._dma cimport (
+    MEM_READ, MEM_WRITE, MemMap, MemReach, mem_reach, mem_reached, mem_translate,
 )
-from emuiavf.datapath._offload cimport burst_judge, frame_copy
+from emuiavf._ring_back cimport write_back, write_back_plain
 from emuiavf._ring_state cimport (
-    EVENT_RX, FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RX_DESC_SIZE, RingState, RxRun, RxSet, Vector,
-    VfRun,
+    FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RX_DESC_SIZE, RX_ITEMS, RX_MAX_BUFFERS, STRIP_INNER,
+    Batch, Item, RingState, RxRun, RxSet, VfRun,
 )
-from emuiavf._ring_irq cimport vector_event
+from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, emit_whole, gather_begin
+from emuiavf.datapath._frame cimport (
+    BURST_FRAMES, ETHER_ADDRESSES, ETHER_FCS, ETHER_TAG, ETHER_VLAN, FRAME_ASK_IP_CSUM,
+    FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_MULTICAST, L4_SCTP,
+    PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST, RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS,
+    RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS, RX_TOO_LONG, RX_UNICAST, Burst, Frame, Segment,
+)
+from emuiavf.datapath._offload cimport frame_copy, load_be16
 
 
 cdef extern from "wait.h" nogil:
-    uint64_t monotonic_ns() noexcept
     void event_signal(int fd) noexcept
+
+
+cdef extern from "crc32.h" nogil:
+    enum:
+        CRC32_START
+    void crc32_prepare() noexcept
+    uint32_t crc32_add(uint32_t crc, const uint8_t *src, size_t length) noexcept
 
 
 cdef extern from "writeback.h" nogil:
     enum:
-        RXDID_LEGACY
-        RXDID_FLEX_NIC
-        RXDID_FLEX_OVS
-    ctypedef struct Writeback:
-        pass
-    Writeback writeback_of(uint32_t rxdid, const Frame *frame, uint32_t verdict,
-                           uint32_t tagged) noexcept
-    void writeback_store(uint32_t rxdid, uint64_t *desc, const Writeback *made, uint32_t length,
-                         uint32_t last) noexcept
+        RX_L2TAG1
+        RX_L2TAG2
+
+
+cdef extern from *:
+    bint likely(bint condition) noexcept nogil
+    bint unlikely(bint condition) noexcept nogil
 
 
 cdef enum:
-    VLAN_TAG = 4
+    RX_TAG_BYTES = 15  # of what rx_strip() returns; the rest says where the tags go
     # What keeps a frame from being delivered by a plain copy of its head.
     FRAME_WORK = FRAME_ASK_TSO | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM
+    # ... and what of one is counted apart.
+    FRAME_NOTED = FRAME_MULTICAST | FRAME_IP_BAD | FRAME_L4_BAD
 
 
 cdef void rx_fault(VfRun *vf, RxRun *rx, uint32_t fault) noexcept nogil:
@@ -56,12 +62,12 @@ cdef void rx_fault(VfRun *vf, RxRun *rx, uint32_t fault) noexcept nogil:
 
 cdef inline void rx_account(Batch *batch, const Frame *frame, uint32_t length) noexcept nogil:
     """Received as the wire had it: with its tag and the FCS (GET_STATS counts so)."""
-    batch.bytes += length + 4
+    batch.bytes += length + ETHER_FCS
     batch.cast[(frame.flags // FRAME_MULTICAST) & 3] += 1
 
 
 cdef int rx_prepare(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t at,
-                    uint32_t length, uint32_t strip) noexcept nogil:
+                    uint32_t length, uint32_t moved) noexcept nogil:
     """Take buffers for `length` bytes; returns 0 after a fault of the driver's descriptors."""
     cdef Item *item = &batch.items[batch.num_items]
     cdef RingState *state = rx.state
@@ -86,7 +92,7 @@ cdef int rx_prepare(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t a
     item.frame = frame
     item.at = at
     item.length = length
-    item.strip = strip
+    item.moved = moved
     item.first = batch.num_pieces
     item.pieces = piece - batch.num_pieces
     batch.room -= item.pieces
@@ -103,91 +109,89 @@ cdef inline void rx_count(RxRun *rx, const Batch *batch) noexcept nogil:
     rx.row[RX_BROADCAST] += batch.cast[3]
 
 
-cdef inline uint32_t rx_hand_over_plain(
-    uint32_t rxdid, Batch *batch, const Burst *burst, const uint32_t *numbers, uint32_t count,
-    uint32_t slot, uint32_t ring_len,
-) noexcept nogil:
-    """Write back frames of one buffer each from `slot` on; returns the slot behind them."""
-    cdef const Frame *frame
-    cdef Writeback made
-    cdef uint32_t i
-    for i in range(count):
-        frame = &burst.frames[numbers[i]]
-        made = writeback_of(rxdid, frame, frame.flags, 0)
-        writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made, frame.len, 1)
-        slot += 1
-        if slot == ring_len:
-            slot = 0
-    return slot
-
-
 cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_t mask,
                        uint32_t longest) noexcept nogil:
-    """The first frames of `mask` as long as each is one copy of a head into one buffer.
+    """The first frames of `mask` as long as each is copied as it is, in at most two parts, into one
+    buffer.
 
     Three passes, so that the misses of one frame overlap those of the next; returns the delivered
     frames.
     """
     cdef uint8_t *buffers[BURST_FRAMES]
-    cdef uint32_t numbers[BURST_FRAMES]
+    cdef Frame *frames[BURST_FRAMES]
+    cdef uint32_t flags[BURST_FRAMES]
     cdef uint32_t count = 0, slot = rx.state.head, ring_len = rx.state.ring_len, i, left = mask
+    cdef uint32_t room = batch.room, seen = 0
+    cdef uint64_t iova, bytes = 0
+    cdef MemReach reach = mem_reach(rx.hint, longest, MEM_WRITE)
     cdef uint8_t *host
     cdef Frame *frame
-    while left and count < batch.room:
-        i = <uint32_t>lowest_bit(left)
-        frame = &burst.frames[i]
-        if frame.num_segs != 0 or frame.flags & FRAME_WORK or frame.len > longest:
+    while left and count < room:
+        frame = &burst.frames[lowest_bit(left)]
+        if frame.flags & FRAME_WORK or frame.len > longest or (
+                frame.num_segs and (frame.num_segs > 1 or frame.l4_proto == L4_SCTP)):
             break
-        host = mem_translate(
-            rx.map, &rx.hint, load_relaxed_u64(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE)),
-            frame.len, MEM_WRITE)
-        if host == NULL:
-            rx_fault(vf, rx, FAULT_ADDRESS)
-            break
+        iova = load_relaxed_u64(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE))
+        host = mem_reached(&reach, iova)
+        if unlikely(host == NULL):
+            host = mem_translate(rx.map, &rx.hint, iova, frame.len, MEM_WRITE)
+            if host == NULL:
+                rx_fault(vf, rx, FAULT_ADDRESS)
+                break
+            reach = mem_reach(rx.hint, longest, MEM_WRITE)
         prefetch_write(host)
         buffers[count] = host
-        numbers[count] = i
+        frames[count] = frame
         count += 1
         left &= left - 1
         slot += 1
         if slot == ring_len:
             slot = 0
+    if count == 0:
+        return 0
     for i in range(count):
-        frame = &burst.frames[numbers[i]]
-        frame_copy(buffers[i], frame.head, frame.len)
-        batch.csum_bad += (frame.flags & (FRAME_IP_BAD | FRAME_L4_BAD)) != 0
-        rx_account(batch, frame, frame.len)
-    slot = rx.state.head
-    # One branch a burst: each call is made for its constant.
-    if rx.state.writeback == RXDID_LEGACY:
-        slot = rx_hand_over_plain(RXDID_LEGACY, batch, burst, numbers, count, slot, ring_len)
-    elif rx.state.writeback == RXDID_FLEX_OVS:
-        slot = rx_hand_over_plain(RXDID_FLEX_OVS, batch, burst, numbers, count, slot, ring_len)
+        frame = frames[i]
+        flags[i] = frame.flags
+        if likely(frame.num_segs == 0):
+            frame_copy(buffers[i], frame.head, frame.len)
+        else:
+            # Not kept in the frame: the next receiver gets what the sender's memory then holds.
+            flags[i] |= emit_whole(frame, buffers[i], batch.judge)
+        seen |= flags[i]
+        bytes += frame.len
+    if unlikely(seen & FRAME_NOTED):
+        for i in range(count):
+            batch.csum_bad += (flags[i] & (FRAME_IP_BAD | FRAME_L4_BAD)) != 0
+            rx_account(batch, frames[i], frames[i].len)
     else:
-        slot = rx_hand_over_plain(RXDID_FLEX_NIC, batch, burst, numbers, count, slot, ring_len)
-    rx.state.head = slot
-    batch.slot = slot
+        batch.bytes += bytes + <uint64_t>ETHER_FCS * count
+        batch.cast[0] += count
+    write_back_plain(rx.state, batch, frames, flags, count)
+    batch.slot = rx.state.head
     batch.room -= count
     batch.packets += count
     return mask & ~left
 
 
-cdef inline uint32_t rx_hand_over(uint32_t rxdid, const Batch *batch, const uint32_t *verdicts,
-                                  uint32_t slot, uint32_t ring_len) noexcept nogil:
-    """Write back the prepared deliveries from `slot` on; returns the slot behind them."""
-    cdef const Item *item
-    cdef Writeback made
-    cdef uint32_t i, p
-    for i in range(batch.num_items):
-        item = &batch.items[i]
-        made = writeback_of(rxdid, item.frame, verdicts[i], item.strip)
-        for p in range(item.pieces):
-            writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
-                            batch.pieces[item.first + p].len, p + 1 == item.pieces)
-            slot += 1
-            if slot == ring_len:
-                slot = 0
-    return slot
+cdef void rx_append_fcs(const Segment *into, uint32_t length) noexcept nogil:
+    """Write the FCS behind the `length` bytes that the pieces have: of what stands there."""
+    cdef uint32_t crc = CRC32_START, now = 0
+    cdef int i
+    while length:
+        now = into.len if into.len < length else length
+        crc = crc32_add(crc, into.data, now)
+        length -= now
+        if length == 0 and now < into.len:
+            break
+        into += 1
+        now = 0
+    crc = ~crc
+    for i in range(ETHER_FCS):
+        if now == into.len:
+            into += 1
+            now = 0
+        into.data[now] = <uint8_t>(crc >> 8 * i)
+        now += 1
 
 
 cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
@@ -197,58 +201,69 @@ cdef void rx_flush(RxRun *rx, Batch *batch) noexcept nogil:
     cdef Frame *open_frame = NULL
     cdef Gather gather
     cdef uint32_t verdicts[RX_ITEMS]
-    cdef uint32_t i, header, slot
+    cdef uint32_t i, header, strip, fcs = rx.state.fcs
     for i in range(batch.num_items):
         item = &batch.items[i]
         frame = item.frame
         verdicts[i] = 0
+        strip = item.moved & RX_TAG_BYTES
         if frame.flags & FRAME_ASK_TSO:
             if frame != open_frame:
                 header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
                 gather_begin(&gather, frame, header + item.at)
                 open_frame = frame
-            emit_segment(frame, item.at, &gather, item.strip, &batch.pieces[item.first])
+            emit_segment(frame, item.at, &gather, strip, &batch.pieces[item.first])
         else:
-            verdicts[i] = emit_frame(frame, item.strip, &batch.pieces[item.first], batch.judge)
+            verdicts[i] = emit_frame(frame, strip, &batch.pieces[item.first], batch.judge)
         batch.csum_bad += (frame.flags & FRAME_IP_BAD | verdicts[i] & FRAME_L4_BAD) != 0
-    slot = rx.state.head
-    if rx.state.writeback == RXDID_LEGACY:
-        slot = rx_hand_over(RXDID_LEGACY, batch, verdicts, slot, rx.state.ring_len)
-    elif rx.state.writeback == RXDID_FLEX_OVS:
-        slot = rx_hand_over(RXDID_FLEX_OVS, batch, verdicts, slot, rx.state.ring_len)
-    else:
-        slot = rx_hand_over(RXDID_FLEX_NIC, batch, verdicts, slot, rx.state.ring_len)
-    rx.state.head = slot
+        if unlikely(fcs):
+            rx_append_fcs(&batch.pieces[item.first], item.length - ETHER_FCS)
+    write_back(rx.state, batch, verdicts)
     batch.packets += batch.num_items
     batch.num_items = 0
     batch.num_pieces = 0
 
 
-cdef int rx_large(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t strip) noexcept nogil:
+cdef int rx_large(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t moved) noexcept nogil:
     """Segments of a frame to be cut, from its cursor on; returns 1 when all are delivered."""
     cdef uint32_t header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
-    cdef uint32_t payload = frame.len - header, length, need
+    cdef uint32_t payload = frame.len - header, strip = moved & RX_TAG_BYTES, length, need
     while frame.cursor < payload:
         length = payload - frame.cursor
         if length > frame.mss:
             length = frame.mss
-        length += header - strip
+        length += header - strip + rx.state.fcs
         need = (length + rx.state.databuffer_size - 1) // rx.state.databuffer_size
         if need > batch.room:
             return 0
         if batch.num_items == RX_ITEMS:
             rx_flush(rx, batch)
-        if not rx_prepare(vf, rx, batch, frame, frame.cursor, length, strip):
+        if not rx_prepare(vf, rx, batch, frame, frame.cursor, length, moved):
             return 0
-        rx_account(batch, frame, length + strip)
+        rx_account(batch, frame, length + strip - rx.state.fcs)
         frame.cursor += frame.mss
     return 1
 
 
 cdef inline uint32_t rx_strip(const RxSet *rx_set, const Frame *frame) noexcept nogil:
-    if rx_set.strip and frame.head_len >= 18 and frame.head[12] == 0x81 and frame.head[13] == 0:
-        return VLAN_TAG
-    return 0
+    """Bytes of the tags that leave a frame, with RX_L2TAG1 and RX_L2TAG2 for where they go.
+
+    The outermost goes to L2TAG2 if it is the outer one; then the first that is left to L2TAG1.
+    """
+    cdef uint32_t moved = 0, bytes = 0, outer = rx_set.strip >> 16
+    cdef const uint8_t *tag = frame.head + ETHER_ADDRESSES
+    if not rx_set.strip or frame.head_len < ETHER_ADDRESSES + ETHER_TAG + 2:
+        return 0
+    if unlikely(outer) and load_be16(tag) == outer:
+        tag += ETHER_TAG
+        bytes = ETHER_TAG
+        moved = RX_L2TAG2
+        if frame.head_len < ETHER_ADDRESSES + 2 * ETHER_TAG + 2:
+            return moved | bytes
+    if rx_set.strip & STRIP_INNER and load_be16(tag) == ETHER_VLAN:
+        bytes += ETHER_TAG
+        moved |= RX_L2TAG1
+    return moved | bytes
 
 
 cdef inline uint32_t rx_longest(const Frame *frame) noexcept nogil:
@@ -280,38 +295,49 @@ cdef void rx_discard(RxRun *rx, Batch *batch, Frame *frame, int reason) noexcept
             length = header + (frame.mss if length > frame.mss else length)
             frame.cursor += frame.mss
         rx_account(batch, frame, length)
-        rx.row[RX_DISCARDED_BYTES] += length + 4
+        rx.row[RX_DISCARDED_BYTES] += length + ETHER_FCS
     rx.row[RX_DISCARDS] += count
     rx.row[reason] += count
 
 
-cdef inline uint32_t rx_room(RxRun *rx) noexcept nogil:
-    """Descriptors that the driver has posted; a tail beyond the ring reads as none."""
+cdef uint32_t rx_room(const RxRun *rx) noexcept nogil:
     cdef uint32_t tail = load_acquire_u32(rx.tail), head = rx.state.head
     if tail >= rx.state.ring_len:
         return 0
     return tail - head if tail >= head else tail + rx.state.ring_len - head
 
 
-cdef inline uint32_t rx_need(const RxRun *rx, const Frame *frame, uint32_t strip) noexcept nogil:
-    """Descriptors for a whole frame: all segments of one to be cut."""
+cdef uint32_t rx_wants(const RxRun *rx, const RxSet *rx_set, const Frame *frame) noexcept nogil:
     cdef uint32_t size = rx.state.databuffer_size
+    cdef uint32_t more = rx.state.fcs - (rx_strip(rx_set, frame) & RX_TAG_BYTES)
     if frame.flags & FRAME_ASK_TSO:
-        return rx_segments(frame) * ((rx_longest(frame) - strip + size - 1) // size)
-    return (frame.len - strip + size - 1) // size
+        return rx_segments(frame) * ((rx_longest(frame) + more + size - 1) // size)
+    return (frame.len + more + size - 1) // size
+
+
+cdef void rx_refuse(RxRun *rx, Burst *burst, uint32_t mask, int reason) noexcept nogil:
+    cdef Batch batch
+    batch.bytes = batch.cast[0] = batch.cast[1] = batch.cast[3] = 0
+    spin_lock(&rx.lock)
+    while mask:
+        rx_discard(rx, &batch, &burst.frames[lowest_bit(mask)], reason)
+        mask &= mask - 1
+    rx_count(rx, &batch)
+    spin_unlock(&rx.lock)
 
 
 cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, uint32_t mask,
                      uint32_t how, bint *moved) noexcept nogil:
-    """Deliver the frames of `mask` to one ring, whose lock is held; returns the accepted ones."""
     cdef Batch batch
     cdef Frame *frame
-    cdef uint32_t accepted = 0, bit, strip, need, longest, plain = rx.state.databuffer_size
+    cdef uint32_t accepted = 0, bit, tags, more, need, longest
+    cdef uint32_t fcs = rx.state.fcs, plain = rx.state.databuffer_size
     cdef const MemMap *map = <const MemMap *>load_acquire_ptr(<void **>vf.map)
     batch.num_items = batch.num_pieces = 0
     batch.bytes = batch.cast[0] = batch.cast[1] = batch.cast[3] = 0
     batch.packets = batch.csum_bad = 0
     batch.judge = vf.judge
+    batch.ruled = rx_set.rules != NULL
     rx.map = map
     if map.generation != rx.map_seen:
         rx.map_seen = map.generation
@@ -325,7 +351,7 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
                                <uint64_t>rx.state.ring_len * RX_DESC_SIZE, MEM_READ | MEM_WRITE)
     if batch.ring == NULL and not rx.fault:
         rx_fault(vf, rx, FAULT_RING)
-    if not rx_set.strip and not rx.fault:
+    if not (rx_set.strip or fcs) and not rx.fault:
         accepted = rx_plain(vf, rx, &batch, burst, mask, plain)
         mask &= ~accepted
     while mask:
@@ -336,23 +362,24 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
             rx_discard(rx, &batch, frame, RX_BAD_ADDRESS)
             accepted |= bit
             continue
-        strip = rx_strip(rx_set, frame)
+        tags = rx_strip(rx_set, frame)
         longest = frame.len
         if frame.flags & FRAME_ASK_TSO:
             longest = rx_longest(frame)
-        need = (longest - strip + rx.state.databuffer_size - 1) // rx.state.databuffer_size
+        more = fcs - (tags & RX_TAG_BYTES)
+        need = (longest + more + rx.state.databuffer_size - 1) // rx.state.databuffer_size
         if longest > rx.state.max_pkt_size or need > RX_MAX_BUFFERS:
             rx_discard(rx, &batch, frame, RX_TOO_LONG)
             accepted |= bit
             continue
         if frame.flags & FRAME_ASK_TSO:
-            if rx_large(vf, rx, &batch, frame, strip):
+            if rx_large(vf, rx, &batch, frame, tags):
                 accepted |= bit
                 continue
         elif need <= batch.room:
             if batch.num_items == RX_ITEMS:
                 rx_flush(rx, &batch)
-            if rx_prepare(vf, rx, &batch, frame, 0, frame.len - strip, strip):
+            if rx_prepare(vf, rx, &batch, frame, 0, frame.len + more, tags):
                 rx_account(&batch, frame, frame.len)
                 accepted |= bit
                 continue
@@ -373,117 +400,4 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     return accepted
 
 
-cdef inline void rx_announce(VfRun *vf, RxRun *rx, uint64_t now) noexcept nogil:
-    cdef Vector *vector = <Vector *>load_relaxed_ptr(<void **>&rx.vector)
-    if vector != NULL:
-        vector_event(vf, vector, EVENT_RX, now)
-
-
-cdef inline uint32_t rx_queue_of(const VfRun *vf, const RxSet *rx_set,
-                                 const Frame *frame) noexcept nogil:
-    """The enabled queue a frame belongs to, or num_rx when there is none."""
-    cdef uint32_t queue = 0
-    if frame.flags & FRAME_HASHED:
-        queue = rx_set.lut[frame.hash & 63]
-        if queue >= vf.num_rx or not rx_set.enabled[queue >> 6] >> (queue & 63) & 1:
-            queue = 0
-    if not rx_set.enabled[0] & 1 and queue == 0:
-        return vf.num_rx
-    return queue
-
-
-cdef void vf_off(VfRun *vf, Burst *burst, uint32_t mask) noexcept nogil:
-    """Nobody listens: the frames count as received and discarded, on queue 0."""
-    cdef Batch batch
-    cdef RxRun *rx = &vf.rx[0]
-    batch.bytes = batch.cast[0] = batch.cast[1] = batch.cast[3] = 0
-    spin_lock(&rx.lock)
-    while mask:
-        rx_discard(rx, &batch, &burst.frames[lowest_bit(mask)], RX_QUEUE_OFF)
-        mask &= mask - 1
-    rx_count(rx, &batch)
-    spin_unlock(&rx.lock)
-
-
-cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32_t mask,
-                            uint32_t how) noexcept nogil:
-    """RSS: a second mask per queue.  All rings touched are locked, in ascending order, so that a
-    held burst stops at one frame for all of them."""
-    cdef uint32_t queues[BURST_FRAMES]     # distinct, ascending
-    cdef uint32_t masks[BURST_FRAMES]
-    cdef uint32_t room[BURST_FRAMES]
-    cdef uint32_t home[BURST_FRAMES]       # frame -> position in `queues`
-    cdef uint32_t num = 0, left = mask, accepted = 0, queue, i, j, need, limit = 0xFFFFFFFF
-    cdef Frame *frame
-    cdef RxRun *rx
-    cdef bint moved
-    while left:
-        i = <uint32_t>lowest_bit(left)
-        left &= left - 1
-        queue = rx_queue_of(vf, rx_set, &burst.frames[i])
-        if queue == vf.num_rx:
-            vf_off(vf, burst, <uint32_t>1 << i)
-            accepted |= <uint32_t>1 << i
-            continue
-        j = num
-        while j > 0 and queues[j - 1] >= queue:
-            j -= 1
-        if j == num or queues[j] != queue:
-            memmove(&queues[j + 1], &queues[j], (num - j) * sizeof(uint32_t))
-            memmove(&masks[j + 1], &masks[j], (num - j) * sizeof(uint32_t))
-            queues[j] = queue
-            masks[j] = 0
-            num += 1
-        masks[j] |= <uint32_t>1 << i
-    mask &= ~accepted
-    for j in range(num):
-        spin_lock(&vf.rx[queues[j]].lock)
-    if not how & PUT_DROP:
-        for j in range(num):
-            room[j] = rx_room(&vf.rx[queues[j]])
-            left = masks[j]
-            while left:
-                home[lowest_bit(left)] = j
-                left &= left - 1
-        left = mask
-        while left:
-            i = <uint32_t>lowest_bit(left)
-            left &= left - 1
-            frame = &burst.frames[i]
-            rx = &vf.rx[queues[home[i]]]
-            need = rx_need(rx, frame, rx_strip(rx_set, frame))
-            if need > room[home[i]] and not rx.fault:
-                # This one may be delivered in part, nothing behind it.
-                limit = <uint32_t>(((<uint64_t>2) << i) - 1)
-                break
-            room[home[i]] -= need if need < room[home[i]] else room[home[i]]
-    for j in range(num):
-        rx = &vf.rx[queues[j]]
-        moved = False
-        accepted |= rx_put(vf, rx, rx_set, burst, masks[j] & limit, how, &moved)
-        spin_unlock(&rx.lock)
-        if moved:
-            rx_announce(vf, rx, burst.now_ns)
-    return accepted
-
-
-cdef uint32_t vf_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil:
-    cdef VfRun *vf = <VfRun *>sink
-    cdef const RxSet *rx_set = <const RxSet *>load_acquire_ptr(<void **>&vf.rx_set)
-    cdef uint32_t accepted
-    cdef RxRun *rx
-    cdef bint moved = False
-    if not rx_set.any or not load_relaxed_u32(&vf.bus_master):
-        vf_off(vf, burst, mask)
-        return mask
-    if rx_set.hena or vf.judge or rx_set.strip:
-        burst_judge(burst, mask, rx_set.key, rx_set.hena, vf.judge)
-    if rx_set.any > 1 or not rx_set.enabled[0] & 1:
-        return vf_put_spread(vf, rx_set, burst, mask, how)
-    rx = &vf.rx[0]
-    spin_lock(&rx.lock)
-    accepted = rx_put(vf, rx, rx_set, burst, mask, how, &moved)
-    spin_unlock(&rx.lock)
-    if moved:
-        rx_announce(vf, rx, burst.now_ns)
-    return accepted
+crc32_prepare()

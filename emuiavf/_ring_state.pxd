@@ -7,7 +7,8 @@ and DYN_CTLN words are memory that the guest also writes: each is read once and 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from emuiavf._dma cimport Extent, MemMap
 from emuiavf._ring_watch cimport Watch
-from emuiavf.datapath._frame cimport FrameSink, Poller, Source
+from emuiavf.datapath._flow cimport FlowTable, HashTable
+from emuiavf.datapath._frame cimport Frame, FrameSink, Poller, Segment, Source
 from emuiavf.datapath._offload cimport ToeplitzKey
 
 
@@ -66,6 +67,7 @@ cdef struct RingState:
     uint32_t databuffer_size
     uint32_t max_pkt_size
     uint32_t writeback
+    uint32_t fcs           # Rx: bytes of it that are delivered, 0 or 4
     uint32_t cursor        # Tx: payload bytes already sent of the frame at head
     uint32_t generation    # counts configurations
 
@@ -86,6 +88,12 @@ cdef struct Vector:
     uint32_t events        # EVENT_* not yet announced, atomic
     uint32_t rx_itr        # ITR index of each direction, 3 = none
     uint32_t tx_itr
+    uint32_t lost          # an interrupt was lost on purpose and not repeated yet
+
+
+# Of RxSet.strip: the tag of TPID 0x8100 goes to L2TAG1.
+cdef enum:
+    STRIP_INNER = 1
 
 
 # What put() reads of a VF: immutable, published.
@@ -93,8 +101,11 @@ cdef struct RxSet:
     uint64_t enabled[4]    # bit per queue
     uint64_t hena
     const ToeplitzKey *key
+    const HashTable *hashing   # NULL: `hena` and `key` say it all
+    uint32_t chosen            # there is a table of chosen fields, for hashing or for rules
+    const FlowTable *rules     # NULL: none
     uint32_t any
-    uint32_t strip
+    uint32_t strip         # STRIP_INNER; above it the TPID of the tag that goes to L2TAG2, or 0
     uint8_t lut[64]
 
 
@@ -113,8 +124,17 @@ cdef struct VfRun:
     uint64_t sweep_ns
     Watch *watch           # NULL: registers trap
     uint64_t *row
+    uint64_t *hits         # of each rule, by its id
     Poller *poller
     int fault_fd
+    # What the host imposes.
+    TxRun *tx
+    uint32_t tx_turn       # the Tx ring that goes first when there is something to be sent
+    uint32_t max_rate      # of all Tx rings together, Mb/s; 0: no limit
+    uint64_t paid_ns       # until then the limit is used up, atomic
+    uint32_t lose_irqs     # interrupts still to be lost, atomic
+    uint32_t outer_tpid    # of tags inserted from L2TAG2
+    uint32_t spoil         # received frames still to be spoilt, atomic
 
 
 cdef struct RxRun:
@@ -143,9 +163,45 @@ cdef struct TxRun:
     uint8_t *ring          # host pointer, of this turn
     uint32_t enabled
     uint32_t fault
-    uint32_t taken
+    uint32_t taken         # frames of this turn
+    uint32_t plain         # those of one descriptor that asks for nothing, by number
+    uint32_t reports       # ... and those of them with RS
+    uint32_t budget        # bytes that a take may begin a frame within
+    uint64_t owed          # bits sent that are less than a nanosecond of the limit
 
 
 cdef struct VfPoller:
     Poller poller          # first
     VfRun *vf
+
+
+cdef enum:
+    RX_MAX_BUFFERS = 5      # descriptors per frame; drivers reserve room for five
+    RX_ITEMS = 32           # deliveries prepared together
+
+
+# One delivery that has its buffers: a frame, or one segment of a large frame.
+cdef struct Item:
+    Frame *frame
+    uint32_t at            # payload offset of a segment
+    uint32_t length        # bytes delivered, tag stripped
+    uint32_t first         # of its pieces
+    uint32_t pieces
+    uint32_t moved         # tags that are left out: see rx_strip()
+
+
+# A group of deliveries to one ring: prepared together, copied, then written back in order.
+cdef struct Batch:
+    Item items[RX_ITEMS]
+    Segment pieces[RX_ITEMS * RX_MAX_BUFFERS]
+    uint32_t num_items
+    uint32_t num_pieces
+    uint8_t *ring
+    uint32_t slot          # next descriptor to be used
+    uint32_t room
+    uint32_t judge
+    uint32_t ruled         # rules have been looked at: the frames have their verdicts
+    uint64_t bytes
+    uint64_t cast[4]       # frames by the two flag bits: 0 unicast, 1 multicast, 3 broadcast
+    uint64_t packets
+    uint64_t csum_bad

@@ -1,19 +1,22 @@
 """Tx rings as Sources: descriptors into frames, heads copied before they are judged, writeback."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memmove
 
 from emuiavf._atomic cimport (
     load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
     store_release_u64, store_seq_u32,
 )
-from emuiavf._bits cimport prefetch_read
-from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemMap, mem_find, mem_translate
+from emuiavf._bits cimport lowest_bit, prefetch_read
+from emuiavf._dma cimport (
+    MEM_READ, MEM_WRITE, Extent, MemMap, MemReach, mem_find, mem_reach, mem_reached, mem_translate,
+)
 from emuiavf.datapath._frame cimport (
-    BURST_BYTES, BURST_FRAMES, BURST_SEGMENTS, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO,
-    FRAME_BROADCAST, FRAME_DROP, FRAME_HEAD, FRAME_HEADROOM, FRAME_MAX_LEN, FRAME_MAX_SEGMENTS,
-    FRAME_MAX_TSO, FRAME_MIN_LEN, FRAME_MULTICAST, L4_NONE, TX_BROADCAST, TX_BYTES, TX_ERRORS,
-    TX_MALICIOUS, TX_MULTICAST, TX_PACKETS, TX_SEGMENTS, TX_UNICAST, Burst, Frame, Segment, Source,
+    BURST_FRAMES, BURST_SEGMENTS, ETHER_ADDRESSES, ETHER_TAG, ETHER_VLAN, FRAME_ASK_IP_CSUM,
+    FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_BROADCAST, FRAME_DROP, FRAME_HEAD, FRAME_HEADROOM,
+    FRAME_MAX_LEN, FRAME_MAX_SEGMENTS, FRAME_MAX_TSO, FRAME_MIN_LEN, FRAME_MULTICAST, L4_NONE,
+    TX_BROADCAST, TX_BYTES, TX_ERRORS, TX_MALICIOUS, TX_MULTICAST, TX_PACKETS, TX_SEGMENTS,
+    TX_UNICAST, Burst, Frame, Segment, Source, frame_take_dst,
 )
 from emuiavf.datapath._offload cimport frame_check_request, frame_copy
 from emuiavf._ring_state cimport (
@@ -31,15 +34,15 @@ cdef extern from "wait.h" nogil:
     void event_signal(int fd) noexcept
 
 
+cdef extern from *:
+    bint likely(bint condition) noexcept nogil
+    bint unlikely(bint condition) noexcept nogil
+
+
 cdef enum:
-    VLAN_TAG = 4
-    # Frame.flags, only between the two passes of tx_take.
-    FRAME_PLAIN = 1 << 31
     # Bits of qword 1 that decide whether a Tx descriptor is a whole frame without requests: DTYPE,
     # EOP, IL2TAG1, IIPT, L4T.
     TXD_NOT_PLAIN = 0xF | TXD_EOP | TXD_IL2TAG1 | 3 << TXD_IIPT_SHIFT | 3 << TXD_L4T_SHIFT
-
-cdef uint64_t BROADCAST = 0xFFFFFFFFFFFF
 
 
 cdef void tx_fault(TxRun *tx, uint32_t fault) noexcept nogil:
@@ -161,27 +164,26 @@ cdef int tx_decode(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot,
     return used
 
 
-cdef inline void _tag(Frame *frame, uint16_t tci) noexcept nogil:
-    """Insert a VLAN tag of TPID 0x8100 behind the addresses of the private head."""
-    memmove(frame.head - VLAN_TAG, frame.head, 12)
-    frame.head -= VLAN_TAG
-    frame.head[12] = 0x81
-    frame.head[13] = 0x00
+cdef inline void _tag(Frame *frame, uint32_t tpid, uint16_t tci) noexcept nogil:
+    """Insert a VLAN tag behind the addresses of the private head."""
+    memmove(frame.head - ETHER_TAG, frame.head, ETHER_ADDRESSES)
+    frame.head -= ETHER_TAG
+    frame.head[12] = <uint8_t>(tpid >> 8)
+    frame.head[13] = <uint8_t>tpid
     frame.head[14] = <uint8_t>(tci >> 8)
     frame.head[15] = <uint8_t>tci
-    frame.head_len += VLAN_TAG
-    frame.len += VLAN_TAG
-    frame.l2_len += VLAN_TAG
+    frame.head_len += ETHER_TAG
+    frame.len += ETHER_TAG
+    frame.l2_len += ETHER_TAG
 
 
-cdef void tx_head(Burst *burst, int index) noexcept nogil:
+cdef void tx_head(const TxRun *tx, Burst *burst, int index) noexcept nogil:
     """Copy the head of a frame out of guest memory and judge what its sender asked for."""
     cdef Frame *frame = &burst.frames[index]
     cdef uint8_t *head = burst.heads[index] + FRAME_HEADROOM
     cdef uint32_t want = frame.len if frame.len < FRAME_HEAD else FRAME_HEAD
     cdef uint32_t got = 0, now, tags = frame.hash
     cdef uint16_t inner = frame.vlan_tci, outer = frame.vlan_tpid
-    cdef uint64_t word = 0
     frame.head = head
     frame.head_len = <uint16_t>want
     frame.hash = 0
@@ -202,79 +204,58 @@ cdef void tx_head(Burst *burst, int index) noexcept nogil:
         frame.flags = FRAME_DROP
         frame.dst_mac = 0
         return
-    memcpy(&word, head, 8)
-    frame.dst_mac = word & BROADCAST
-    if word & 1:
-        frame.flags |= FRAME_MULTICAST
-        if frame.dst_mac == BROADCAST:
-            frame.flags |= FRAME_BROADCAST
+    frame.flags |= frame_take_dst(frame, head)
     if tags:
         # On the wire: addresses, L2TAG2, L2TAG1, the rest.
         if tags & 1:
-            _tag(frame, inner)
+            _tag(frame, ETHER_VLAN, inner)
         if tags & 2:
-            _tag(frame, outer)
+            _tag(frame, tx.vf.outer_tpid, outer)
     if frame.flags & (FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO):
         if frame_check_request(frame):
             frame.flags |= FRAME_DROP
 
 
-cdef inline void tx_head_plain(Burst *burst, int index) noexcept nogil:
-    """`tx_head` for what `tx_plain` has found, when the frame is no longer than a head."""
+cdef inline void tx_head_plain(Burst *burst, int index, uint8_t *host,
+                               Segment *rest) noexcept nogil:
+    """`tx_head` for a frame of one buffer, at `host`, that asks for nothing; what does not fit the
+    head becomes `rest`."""
     cdef Frame *frame = &burst.frames[index]
     cdef uint8_t *head = burst.heads[index] + FRAME_HEADROOM
-    cdef uint64_t word
-    if not frame.flags & FRAME_PLAIN or frame.len > FRAME_HEAD:
-        frame.flags &= ~<uint32_t>FRAME_PLAIN
-        tx_head(burst, index)
-        return
-    frame_copy(head, frame.segs.data, frame.len)
-    memcpy(&word, head, 8)
+    if likely(frame.len <= FRAME_HEAD):
+        frame_copy(head, host, frame.len)
+        frame.head_len = <uint16_t>frame.len
+        frame.num_segs = 0
+    else:
+        frame_copy(head, host, FRAME_HEAD)
+        rest.data = host + FRAME_HEAD
+        rest.len = frame.len - FRAME_HEAD
+        frame.head_len = FRAME_HEAD
+        frame.num_segs = 1
+        frame.segs = rest
     frame.head = head
-    frame.head_len = <uint16_t>frame.len
-    frame.num_segs = 0
-    frame.flags = 0
-    frame.dst_mac = word & BROADCAST
-    if word & 1:
-        frame.flags = FRAME_MULTICAST
-        if frame.dst_mac == BROADCAST:
-            frame.flags = FRAME_MULTICAST | FRAME_BROADCAST
-
-
-cdef inline int tx_plain(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot) noexcept nogil:
-    """The common frame: one descriptor that asks for nothing.  Returns 0 when it is another."""
-    cdef const uint64_t *desc = <const uint64_t *>(tx.ring + slot * TX_DESC_SIZE)
-    cdef uint64_t word = load_relaxed_u64(desc + 1)
-    cdef uint32_t length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & 0x3FFF
-    cdef Segment *segment = &burst.segs[burst.num_segs]
-    cdef uint8_t *host
-    if word & TXD_NOT_PLAIN != TXD_EOP or length - FRAME_MIN_LEN > FRAME_MAX_LEN - FRAME_MIN_LEN:
-        return 0
-    host = mem_translate(tx.map, &tx.hint, load_relaxed_u64(desc), length, MEM_READ)
-    if host == NULL or burst.num_segs >= BURST_SEGMENTS:
-        return 0
-    prefetch_read(host)
-    segment.data = host
-    segment.len = length
-    burst.num_segs += 1
-    frame.segs = segment
-    frame.num_segs = 1
-    frame.len = length
-    frame.flags = FRAME_PLAIN
+    frame.flags = frame_take_dst(frame, head)
     frame.hash = 0
     frame.cursor = 0
     frame.ptype = 1
     frame.l4_proto = L4_NONE
-    slot += 1
-    frame.next_slot = <uint16_t>(slot if slot != tx.state.ring_len else 0)
-    return 1
 
 
 cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
+    """Two passes, so that the misses of one frame's payload overlap those of the next."""
     cdef TxRun *tx = <TxRun *>source
     cdef RingState *state = tx.state
     cdef const MemMap *map
-    cdef uint32_t tail, slot, avail, total = 0
+    cdef uint8_t *hosts[BURST_FRAMES]
+    cdef Segment *rests[BURST_FRAMES]
+    cdef uint32_t tail, slot, avail, length, total = 0, plain = 0, reports = 0, bit = 1
+    cdef uint32_t budget = tx.budget
+    cdef uint32_t ring_len = state.ring_len
+    cdef const uint64_t *desc
+    cdef uint64_t word
+    cdef uint8_t *host
+    cdef Frame *frame = &burst.frames[0]
+    cdef MemReach reach
     cdef int used, count = 0, i
     if not load_acquire_u32(&tx.enabled) or tx.fault or not load_relaxed_u32(&tx.vf.bus_master):
         return 0
@@ -283,7 +264,7 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     slot = state.head
     if tail == slot:
         return 0
-    if tail >= state.ring_len:
+    if tail >= ring_len:
         tx_fault(tx, FAULT_TAIL)
         return 0
     map = <const MemMap *>load_acquire_ptr(<void **>tx.vf.map)
@@ -293,46 +274,94 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
         tx.ring_hint = NULL
         tx.hint = NULL
     tx.ring = mem_translate(map, &tx.ring_hint, state.dma_ring_addr,
-                            <uint64_t>state.ring_len * TX_DESC_SIZE, MEM_READ | MEM_WRITE)
+                            <uint64_t>ring_len * TX_DESC_SIZE, MEM_READ | MEM_WRITE)
     if tx.ring == NULL:
         tx_fault(tx, FAULT_RING)
         return 0
-    avail = tail - slot if tail > slot else tail + state.ring_len - slot
+    avail = tail - slot if tail > slot else tail + ring_len - slot
     burst.num_segs = 0
-    while count < BURST_FRAMES and avail and total < BURST_BYTES:
-        used = tx_plain(tx, burst, &burst.frames[count], slot)
-        if used == 0:
-            used = tx_decode(tx, burst, &burst.frames[count], slot, avail)
-            if used <= 0:
-                break
+    reach = mem_reach(tx.hint, FRAME_MAX_LEN, MEM_READ)
+    while count < BURST_FRAMES and avail and total < budget:
+        desc = <const uint64_t *>(tx.ring + slot * TX_DESC_SIZE)
+        word = load_relaxed_u64(desc + 1)
+        length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & 0x3FFF
+        if likely(word & TXD_NOT_PLAIN == TXD_EOP
+                  and length - FRAME_MIN_LEN <= FRAME_MAX_LEN - FRAME_MIN_LEN
+                  and burst.num_segs < BURST_SEGMENTS):
+            # The common frame: one descriptor that asks for nothing.
+            host = mem_reached(&reach, load_relaxed_u64(desc))
+            if unlikely(host == NULL):
+                host = mem_translate(map, &tx.hint, load_relaxed_u64(desc), length, MEM_READ)
+                reach = mem_reach(tx.hint, FRAME_MAX_LEN, MEM_READ)
+            if likely(host != NULL):
+                prefetch_read(host)
+                hosts[count] = host
+                if length > FRAME_HEAD:
+                    rests[count] = &burst.segs[burst.num_segs]
+                    burst.num_segs += 1
+                slot += 1
+                if slot == ring_len:
+                    slot = 0
+                frame.len = length
+                frame.next_slot = <uint16_t>slot
+                plain |= bit
+                if word & TXD_RS:
+                    reports |= bit
+                avail -= 1
+                total += length
+                count += 1
+                frame += 1
+                bit <<= 1
+                continue
+        used = tx_decode(tx, burst, frame, slot, avail)
+        if used <= 0:
+            break
         avail -= <uint32_t>used
-        slot = burst.frames[count].next_slot
-        total += burst.frames[count].len
+        slot = frame.next_slot
+        total += frame.len
         count += 1
+        frame += 1
+        bit <<= 1
+    for i in range(count):
+        if likely(plain >> i & 1):
+            tx_head_plain(burst, i, hosts[i], rests[i])
+        else:
+            tx_head(tx, burst, i)
     if count:
         burst.frames[0].cursor = state.cursor
-    for i in range(count):
-        tx_head_plain(burst, i)
     tx.taken = <uint32_t>count
+    tx.plain = plain
+    tx.reports = reports
     return count
 
 
-cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
-    cdef TxRun *tx = <TxRun *>source
-    cdef RingState *state = tx.state
-    cdef Frame *frame
+cdef inline void tx_report(TxRun *tx, uint32_t slot) noexcept nogil:
+    """Release: the data was read before the driver may use its buffers again."""
+    store_release_u64(<uint64_t *>(tx.ring + slot * TX_DESC_SIZE) + 1, TXD_DTYPE_DONE)
+
+
+cdef uint32_t tx_write_back(TxRun *tx, uint32_t slot, uint32_t end) noexcept nogil:
+    """Report the descriptors from `slot` to `end` that ask for it; returns whether one did."""
+    cdef uint32_t reported = 0
+    cdef uint64_t word
+    while slot != end:
+        word = load_relaxed_u64(<uint64_t *>(tx.ring + slot * TX_DESC_SIZE) + 1)
+        if word & 0xF == TXD_DTYPE_DATA and word & TXD_RS:
+            tx_report(tx, slot)
+            reported = 1
+        slot += 1
+        if slot == tx.state.ring_len:
+            slot = 0
+    return reported
+
+
+cdef void tx_count(uint64_t *row, const Burst *burst, int count) noexcept nogil:
+    """Count finished frames, one that is to be cut as what it becomes."""
     cdef uint64_t bytes = 0, unicast = 0, multicast = 0, broadcast = 0, errors = 0, segments = 0
-    cdef uint64_t packets, word
-    cdef uint64_t *desc
-    cdef Vector *vector
-    cdef uint32_t slot = state.head, end, header, reported = 0
+    cdef uint64_t packets
+    cdef uint32_t header
+    cdef const Frame *frame
     cdef int i
-    if <uint32_t>count < tx.taken:
-        state.cursor = burst.frames[count].cursor
-    else:
-        state.cursor = 0
-    if count == 0:
-        return
     for i in range(count):
         frame = &burst.frames[i]
         if frame.flags & FRAME_DROP:
@@ -351,25 +380,50 @@ cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
             broadcast += packets
         else:
             multicast += packets
+    row[TX_BYTES] += bytes
+    row[TX_UNICAST] += unicast
+    row[TX_MULTICAST] += multicast
+    row[TX_BROADCAST] += broadcast
+    row[TX_ERRORS] += errors
+    row[TX_SEGMENTS] += segments
+    row[TX_PACKETS] += unicast + multicast + broadcast
+
+
+cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
+    cdef TxRun *tx = <TxRun *>source
+    cdef RingState *state = tx.state
+    cdef uint64_t bytes = 0
+    cdef uint32_t slot = state.head, end, reported, left, at, flags = 0
+    cdef Vector *vector
+    cdef int i
+    if <uint32_t>count < tx.taken:
+        state.cursor = burst.frames[count].cursor
+    else:
+        state.cursor = 0
+    if count == 0:
+        return
+    for i in range(count):
+        flags |= burst.frames[i].flags
+        bytes += burst.frames[i].len
+    if likely(not flags & (FRAME_DROP | FRAME_ASK_TSO | FRAME_MULTICAST)):
+        source.row[TX_BYTES] += bytes
+        source.row[TX_UNICAST] += count
+        source.row[TX_PACKETS] += count
+    else:
+        tx_count(source.row, burst, count)
     end = burst.frames[count - 1].next_slot
-    while slot != end:
-        desc = <uint64_t *>(tx.ring + slot * TX_DESC_SIZE) + 1
-        word = load_relaxed_u64(desc)
-        if word & 0xF == TXD_DTYPE_DATA and word & TXD_RS:
-            # Release: the data was read before the driver may use its buffers again.
-            store_release_u64(desc, TXD_DTYPE_DONE)
-            reported = 1
-        slot += 1
-        if slot == state.ring_len:
-            slot = 0
+    left = <uint32_t>((<uint64_t>1 << count) - 1)
+    if likely(left & ~tx.plain == 0):
+        # One descriptor each: whether it asks for a report was seen when it was taken.
+        left &= tx.reports
+        reported = left
+        while left:
+            at = slot + <uint32_t>lowest_bit(left)
+            left &= left - 1
+            tx_report(tx, at if at < state.ring_len else at - state.ring_len)
+    else:
+        reported = tx_write_back(tx, slot, end)
     state.head = end
-    source.row[TX_BYTES] += bytes
-    source.row[TX_UNICAST] += unicast
-    source.row[TX_MULTICAST] += multicast
-    source.row[TX_BROADCAST] += broadcast
-    source.row[TX_ERRORS] += errors
-    source.row[TX_SEGMENTS] += segments
-    source.row[TX_PACKETS] += unicast + multicast + broadcast
     if reported:
         vector = <Vector *>load_relaxed_ptr(<void **>&tx.vector)
         if vector != NULL:

@@ -12,6 +12,7 @@ from other threads are carried out there.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -22,9 +23,13 @@ from typing import Any, Self, TypeVar
 # Imported for what they register: the device model emu_iavf, the kinds of ports.
 import emuiavf.iavf
 import emuiavf.ports  # noqa: F401
-from emuiavf.datapath.engine import Engine
+from emuiavf.control.rpc import respond
+from emuiavf.control.server import ControlServer
+from emuiavf.control.service import Service
+from emuiavf.datapath.engine import Engine, Station, SwitchConf
 from emuiavf.emudev import registry, vdev
 from emuiavf.emudev.device import EmuDevice
+from emuiavf.emudev.host import VfHost
 from emuiavf.emudev.info import DeviceConf
 from emuiavf.emudev.vdev import Option, VdevArgs
 from emuiavf.errors import ConfigError, StateError
@@ -41,6 +46,11 @@ SOCKET_OPTIONS = {
     "fd": Option(vdev.integer(0, 1 << 20)),
 }
 
+SWITCH_OPTIONS = {
+    "age": Option(vdev.integer(1, 86_400), SwitchConf.age),
+    "storm": Option(vdev.integer(0, 1_000_000_000), SwitchConf.storm),
+}
+
 # How often a thread that waits for control looks whether it is still there.
 _LOOK_S = 0.25
 
@@ -54,6 +64,7 @@ class _Served:
     emu: EmuDevice
     data_path: registry.DataPath | None
     server: Server
+    host: VfHost | None
 
     def close(self) -> None:
         # The client first: its memory and eventfds are given back while the data path listens.
@@ -90,6 +101,8 @@ class Backend:
         self._loop = Loop()
         self._devices: dict[str, _Served] = {}
         self._ports: dict[str, _Joined] = {}
+        self._switches: set[str] = set()
+        self._control_server: ControlServer | None = None
         self._thread: threading.Thread | None = None
         # Whoever runs the loop now.
         self._control: threading.Thread | None = None
@@ -107,9 +120,35 @@ class Backend:
         """Make a port from a string such as `tap0,type=tap,ifname=vf0`."""
         self._on_control(lambda: self._add_port(vdev.parse(text)))
 
+    def add_switch(self, text: str) -> None:
+        """Make a switch from a string such as `sw0` or `sw0,age=60,storm=10000`.
+
+        `age`: seconds after which an address behind a port is forgotten (300).  `storm`: frames per
+        second that each source may flood, 0 for no limit (100000).
+        """
+        self._on_control(lambda: self._add_switch(vdev.parse(text)))
+
     def connect(self, *names: str) -> None:
-        """Connect devices and ports: one name loops back, two are 1:1, more make a switch."""
+        """Connect devices and ports: one name loops back, two are 1:1, more make a switch.
+
+        When the first name is a switch's, the others join it.
+        """
         self._on_control(lambda: self._connect(names))
+
+    def disconnect(self, *names: str) -> None:
+        """Undo `connect` of these names; when the first is a switch's, the others leave it."""
+        self._on_control(lambda: self._disconnect(names))
+
+    def stations(self, switch: str) -> list[Station]:
+        """What a named switch has learned behind its ports; nothing with less than two of them."""
+        return self._on_control(lambda: self.engine.stations(switch))
+
+    def serve_control(self, path: str | os.PathLike[str]) -> None:
+        """Let the host's side control the VFs over a socket at `path`; see docs/control.md.
+
+        ConfigError when the path is held by a live process or cannot be used.
+        """
+        self._on_control(lambda: self._serve_control(path))
 
     @property
     def counters(self) -> dict[str, Table]:
@@ -149,6 +188,8 @@ class Backend:
             self._loop.stop()
             self._thread.join()
             self._control = None
+        if self._control_server is not None:
+            self._control_server.close()
         while self._devices:
             self._devices.popitem()[1].close()
         while self._ports:
@@ -190,7 +231,8 @@ class Backend:
             undo.callback(emu.stop)
             server = Server(self._loop, provider, path if fd is None else fd, args.name)
             undo.pop_all()
-        self._devices[args.name] = _Served(emu, data_path, server)
+        host = model.host(provider) if model.host is not None else None
+        self._devices[args.name] = _Served(emu, data_path, server, host)
         _log.info("%s: serving %s", args.name, path if fd is None else f"fd {fd}")
         return emu
 
@@ -213,15 +255,49 @@ class Backend:
         self.engine.add(port)
         _log.info("%s: %s port", args.name, kind_name)
 
+    def _add_switch(self, args: VdevArgs) -> None:
+        self._check_free(args.name)
+        values = vdev.resolve(args, SWITCH_OPTIONS)
+        self.engine.add_switch(args.name, SwitchConf(**values))
+        self._switches.add(args.name)
+        _log.info("%s: switch", args.name)
+
     def _connect(self, names: Sequence[str]) -> None:
         if len(set(names)) != len(names):
             raise ConfigError(f"connect {','.join(names)}: a name is there twice")
-        self.engine.connect(*[self._endpoint(name) for name in names])
+        if names and names[0] in self._switches:
+            self.engine.join(names[0], *[self._endpoint(name) for name in names[1:]])
+        else:
+            self.engine.connect(*[self._endpoint(name) for name in names])
         _log.info("connected %s", ",".join(names))
+
+    def _disconnect(self, names: Sequence[str]) -> None:
+        if names and names[0] in self._switches:
+            for endpoint in [self._endpoint(name) for name in names[1:]]:
+                self.engine.leave(names[0], endpoint)
+        else:
+            self.engine.disconnect(*[self._endpoint(name) for name in names])
+        _log.info("disconnected %s", ",".join(names))
+
+    def _serve_control(self, path: str | os.PathLike[str]) -> None:
+        if self._control_server is not None:
+            raise StateError("the control socket is there already")
+        service = Service(self._hosts)
+        self._control_server = ControlServer(
+            self._loop, path, lambda data: respond(data, service.call)
+        )
+        _log.info("control: %s", path)
+
+    def _hosts(self) -> dict[str, VfHost]:
+        return {
+            name: served.host for name, served in self._devices.items() if served.host is not None
+        }
 
     def _endpoint(self, name: str) -> Any:
         if name in self._ports:
             return self._ports[name].port
+        if name in self._switches:
+            raise ConfigError(f"connect: the switch {name} comes first, then who joins it")
         if name not in self._devices:
             there = ", ".join([*self._devices, *self._ports]) or "none"
             raise ConfigError(f"connect: {name!r} is no device or port; there are {there}")
@@ -231,6 +307,8 @@ class Backend:
         return data_path.endpoint
 
     def _check_free(self, name: str) -> None:
+        if name in self._switches:
+            raise ConfigError(f"{name}: there is a switch of that name already")
         if name in self._devices or name in self._ports:
             raise ConfigError(f"{name}: there is a device or port of that name already")
 

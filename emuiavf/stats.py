@@ -49,6 +49,7 @@ RX_COUNTERS = (
     "interrupts",
     "csum_bad",
     "discarded_bytes",
+    "rule_drops",
 )
 TX_COUNTERS = (
     "bytes",
@@ -64,6 +65,7 @@ TX_COUNTERS = (
     "held",
     "interrupts",
     "filtered",
+    "storm",
 )
 # Of numbered frames: lost ones may still come, and are reordered then; flows are those seen.
 VERIFY_COUNTERS = ("frames", "lost", "reordered", "corrupted", "flows")

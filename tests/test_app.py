@@ -278,6 +278,51 @@ def test_connection_is_made_once(backend: Backend) -> None:
         backend.connect("port0")
 
 
+def test_members_join_a_switch_by_its_name(backend: Backend) -> None:
+    backend.add_switch("sw0,storm=0")
+    for port in ("port0", "port1", "port2"):
+        backend.add_port(f"{port},type=fake")
+    backend.connect("sw0", "port0", "port1")
+    backend.connect("sw0", "port2")
+    with pytest.raises(ConfigError, match="connected already"):
+        backend.connect("port0", "port1")
+    assert backend.stations("sw0") == []
+    with pytest.raises(ConfigError, match="no switch 'sw1'; there are sw0"):
+        backend.stations("sw1")
+    backend.disconnect("sw0", "port0", "port1")
+    backend.connect("port0", "port1")
+    backend.disconnect("port0", "port1")
+    backend.connect("sw0", "port1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sw0", "sw0: there is a switch of that name already"),
+        ("port0", "port0: there is a device or port of that name"),
+        ("sw1,age=0", "sw1: age=0: at least 1"),
+        ("sw1,size=3", "sw1: no option 'size'; there are age, storm"),
+        ("7,age=3", "is not a name"),
+    ],
+)
+def test_switch_that_cannot_be_made_is_named(backend: Backend, text: str, message: str) -> None:
+    backend.add_switch("sw0")
+    backend.add_port("port0,type=fake")
+    with pytest.raises(ConfigError, match=message):
+        backend.add_switch(text)
+
+
+def test_switch_is_no_member(backend: Backend) -> None:
+    backend.add_switch("sw0")
+    backend.add_port("port0,type=fake")
+    with pytest.raises(ConfigError, match="the switch sw0 comes first"):
+        backend.connect("port0", "sw0")
+    with pytest.raises(ConfigError, match="no member of sw0"):
+        backend.disconnect("sw0", "port0")
+    with pytest.raises(ConfigError, match="sw0: there is a switch of that name"):
+        backend.add_port("sw0,type=fake")
+
+
 @pytest.mark.parametrize("options", [{"workers": 0}, {"idle": "sometimes"}])
 def test_engine_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -10,17 +10,18 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from emuiavf._ring import Vf
+from emuiavf._rxdid import Rxdid
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig, VlanOffload
 from emuiavf.errors import MemoryFault, StateError
 from tests import rings
-from tests.rings import DYN_CTLN, QRX_TAIL, Driver, signalled
+from tests.rings import DYN_CTLN, QRX_TAIL, SIZE, Driver, signalled
 
 MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 IIPT4_CSUM, L4T_TCP, L4T_UDP = 0x60, 0x100, 0x300
 
 
-@pytest.fixture(params=[1, 2, 22], autouse=True, ids="rxdid {}".format)
+@pytest.fixture(params=Rxdid, autouse=True, ids="rxdid {}".format)
 def rxdid(request, monkeypatch):
     """Every test with each format of the writeback."""
     monkeypatch.setattr(rings, "RXDID", request.param)
@@ -538,6 +539,32 @@ def test_malformed_receive_buffer_stops_that_queue_only():
     assert a.tx_done(slot)
     assert b.vf.take_faults() == [("rx", 0, "buffer address is not mapped")]
     assert a.vf.take_faults() == []
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_frame_is_sent_from_the_last_bytes_of_memory_and_not_from_behind_them(beyond):
+    engine, a, b = rig()
+    b.post(4)
+    a.send(frame(64))
+    engine.step()  # from here on the extent is known
+    b.receive()
+    a.memory[SIZE - 64 : SIZE] = frame(64)
+    a.descriptors([(SIZE - 64 + beyond, 0x30 | 64 << 34)])
+    engine.step()
+    assert a.vf.take_faults() == [("tx", 0, "buffer address is not mapped")] * beyond
+    assert [f.data for f in b.receive()] == [frame(64)] * (1 - beyond)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_frame_is_received_into_the_last_bytes_of_memory_and_not_behind_them(beyond):
+    engine, a, b = rig()
+    b.post(4)
+    b.put_qwords(b.rx_ring[0] + 32, SIZE - 64 + beyond)
+    for _ in range(2):
+        a.send(frame(64))
+        engine.step()  # the first makes the extent known
+    assert b.vf.take_faults() == [("rx", 0, "buffer address is not mapped")] * beyond
+    assert b.memory[SIZE - 64 : SIZE] == (bytes(64) if beyond else frame(64))
 
 
 def test_receive_tail_beyond_the_ring_offers_nothing():

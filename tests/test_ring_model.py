@@ -17,6 +17,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, RxFilter, VlanOffload
 from tests.model import offload
@@ -196,7 +197,7 @@ def config(rng: random.Random) -> Config:
             rng.choice([0, EVERYTHING, 1 << 33 | 1 << 43]),
             rng.random() < 0.5,
         ),
-        rxdid=rng.choice([1, 2, 22]),
+        rxdid=rng.choice(list(Rxdid)),
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from emuiavf.app import Backend
+from emuiavf.control import place
 from emuiavf.datapath.engine import IDLE_POLICIES
 from emuiavf.emudev import vdev
 from emuiavf.errors import ConfigError
@@ -38,11 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a port, such as tap0,type=tap,ifname=vf0",
     )
     add(
+        "--switch",
+        action="append",
+        default=[],
+        metavar="NAME[,KEY=VALUE,...]",
+        help="a switch, such as sw0,age=300,storm=100000, for --connect sw0,...",
+    )
+    add(
         "--connect",
         action="append",
         default=[],
         metavar="NAME,...",
-        help="two names: 1:1; more: a switch; one: loop-back",
+        help="two names: 1:1; more: a switch; one: loop-back; a --switch first: the others join it",
+    )
+    add(
+        "--control",
+        metavar="PATH",
+        help="where `emuiavf set` and others reach this process, or `none` "
+        "(PID.control in the runtime directory)",
     )
     add("--workers", type=int, default=1, metavar="N", help="worker threads (1)")
     add("--cpus", default="", metavar="LIST", help="CPUs to pin the workers to, such as 2,4-6")
@@ -70,8 +84,11 @@ def run(args: argparse.Namespace) -> int:
             backend.add_device(text)
         for text in args.port:
             backend.add_port(text)
+        for text in args.switch:
+            backend.add_switch(text)
         for names in args.connect:
             backend.connect(*names.split(","))
+        _serve_control(backend, args.control)
         print(qemu_options(vdevs), flush=True)
         backend.run(lambda: _tell_ready(args.ready_fd))
         logging.info("stopping")
@@ -121,6 +138,19 @@ def qemu_options(vdevs: Sequence[str]) -> str:
         lines[-1] += " \\"
         lines.append(f"-device '{quoted}'")
     return "\n".join(lines)
+
+
+def _serve_control(backend: Backend, path: str | None) -> None:
+    """Where the user says; else in the usual place, without which everything else works as well."""
+    if path == "none":
+        return
+    if path is not None:
+        backend.serve_control(path)
+        return
+    try:
+        backend.serve_control(place.default_path())
+    except ConfigError as error:
+        logging.warning("no control socket: %s", error)
 
 
 def _with_socket(vdevs: Sequence[str], path: str | None, fd: int | None) -> list[str]:

@@ -21,6 +21,10 @@ cdef void gather_begin(Gather *gather, const Frame *frame, uint32_t offset) noex
 # Returns FRAME_L4_GOOD, FRAME_L4_BAD or 0 (nothing to check).
 cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge) noexcept nogil
 
+# The same for a frame of a head and one segment, of which nothing is asked, stripped or left to a
+# CRC, into one buffer.
+cdef uint32_t emit_whole(Frame *frame, uint8_t *into, bint judge) noexcept nogil
+
 # One segment of a FRAME_ASK_TSO frame, the one at payload offset `at`; `gather` stands at its
 # payload and is moved on.  Pieces as above.
 cdef void emit_segment(Frame *frame, uint32_t at, Gather *gather, uint32_t strip,

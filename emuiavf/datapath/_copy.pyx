@@ -4,18 +4,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from emuiavf.datapath._frame cimport (
-    FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_L4_BAD, FRAME_L4_GOOD, L4_SCTP, L4_UDP, Frame,
-    Segment,
+    ETHER_ADDRESSES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_HEAD, FRAME_HEADROOM, FRAME_L4_BAD,
+    FRAME_L4_GOOD, L4_SCTP, L4_UDP, Frame, Segment,
 )
 from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init, frame_copy,
     frame_fill_ip_csum, frame_l4_range, frame_pseudo, frame_segment_header, frame_settle,
 )
-
-
-# Bytes in front of a VLAN tag: the two addresses.
-cdef enum:
-    ADDRESSES = 12
 
 
 cdef struct Out:
@@ -45,8 +40,8 @@ cdef inline void _out(Out *out, const uint8_t *src, uint32_t count, Csum *csum) 
 cdef inline void _out_head(Out *out, const uint8_t *head, uint32_t count,
                            uint32_t strip) noexcept nogil:
     if strip:
-        _out(out, head, ADDRESSES, NULL)
-        _out(out, head + ADDRESSES + strip, count - ADDRESSES - strip, NULL)
+        _out(out, head, ETHER_ADDRESSES, NULL)
+        _out(out, head + ETHER_ADDRESSES + strip, count - ETHER_ADDRESSES - strip, NULL)
     else:
         _out(out, head, count, NULL)
 
@@ -196,9 +191,36 @@ cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge
     return FRAME_L4_GOOD if csum_fold(&csum) == 0xFFFF else FRAME_L4_BAD
 
 
+cdef uint32_t emit_whole(Frame *frame, uint8_t *into, bint judge) noexcept nogil:
+    cdef uint32_t start, end, field, head_len = frame.head_len, rest, summed
+    cdef const uint8_t *data
+    cdef Csum csum
+    frame_copy(into, frame.head, head_len)
+    into += head_len
+    data = frame.segs.data
+    rest = frame.len - head_len
+    if (not judge or frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD)
+            or not frame_l4_range(frame, &start, &end, &field)):
+        frame_copy(into, data, rest)
+        return 0
+    csum_init(&csum)
+    frame_pseudo(frame, end - start, &csum)
+    csum_add(&csum, frame.head + start, (head_len if end > head_len else end) - start)
+    if end > head_len:
+        summed = end - head_len
+        csum_add_copy(&csum, into, data, summed)
+        into += summed
+        data += summed
+        rest -= summed
+    # Ethernet padding, which no checksum covers.
+    frame_copy(into, data, rest)
+    return FRAME_L4_GOOD if csum_fold(&csum) == 0xFFFF else FRAME_L4_BAD
+
+
 cdef void emit_segment(Frame *frame, uint32_t at, Gather *gather, uint32_t strip,
                        Segment *into) noexcept nogil:
-    cdef uint8_t header[128]
+    # As judged at most FRAME_HEAD; a port VLAN's tag comes in front of that.
+    cdef uint8_t header[FRAME_HEADROOM + FRAME_HEAD]
     cdef uint32_t payload = 0, length, l4 = <uint32_t>frame.l2_len + frame.l3_len
     cdef Csum csum
     cdef Out out

@@ -31,4 +31,7 @@ cdef class Endpoint:
     cdef readonly bint polled
     # emudev.info.RxFilter, or None: receives everything that has no better place (a port).
     cdef public object rx_filter
+    # What the host decided about it: policy.VfPolicy, or None where there is nothing to decide.
+    cdef readonly object policy
     cpdef list active_sources(self)
+    cpdef object set_policy(self, policy)

@@ -1,4 +1,5 @@
 from emuiavf.emudev.info import RxFilter
+from emuiavf.policy import VfPolicy
 
 class SourceRef:
     index: int
@@ -10,4 +11,7 @@ class Endpoint:
     number: int
     polled: bool
     rx_filter: RxFilter | None
+    @property
+    def policy(self) -> VfPolicy | None: ...
     def active_sources(self) -> list[SourceRef]: ...
+    def set_policy(self, policy: VfPolicy) -> None: ...

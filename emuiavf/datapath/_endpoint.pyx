@@ -4,6 +4,8 @@ from libc.stdint cimport uint32_t
 
 from emuiavf.datapath._frame cimport Source
 
+from emuiavf.errors import ConfigError
+
 
 cdef class SourceRef:
     @staticmethod
@@ -26,8 +28,13 @@ cdef class Endpoint:
         self.poller = NULL
         self.polled = False
         self.rx_filter = None
+        self.policy = None
         self.number = -1
 
     cpdef list active_sources(self):
         """The SourceRefs that have to be served now."""
         return []
+
+    cpdef object set_policy(self, policy):
+        """Keep to a policy.VfPolicy from the engine's next publish on; ConfigError for a port."""
+        raise ConfigError(f"{self.name}: a port has no policy, only a VF does")

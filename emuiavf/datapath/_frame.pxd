@@ -5,6 +5,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "frame.h" nogil:
     enum:
+        ETHER_ADDRESSES
+        ETHER_TAG
+        ETHER_FCS
+        ETHER_VLAN
         BURST_FRAMES
         BURST_SEGMENTS
         BURST_BYTES
@@ -29,11 +33,17 @@ cdef extern from "frame.h" nogil:
         FRAME_HASHED
         FRAME_TAGGED
         FRAME_DROP
+        FRAME_MATCHED
+        FRAME_MARKED
+        FRAME_STEERED
+        FRAME_QUEUE_SHIFT
+        FRAME_RULED
         L4_NONE
         L4_TCP
         L4_SCTP
         L4_UDP
         PUT_DROP
+        TAKE_LATER
         RX_BYTES
         RX_UNICAST
         RX_MULTICAST
@@ -48,6 +58,7 @@ cdef extern from "frame.h" nogil:
         RX_INTERRUPTS
         RX_CSUM_BAD
         RX_DISCARDED_BYTES
+        RX_RULE_DROPS
         TX_BYTES
         TX_UNICAST
         TX_MULTICAST
@@ -61,7 +72,9 @@ cdef extern from "frame.h" nogil:
         TX_HELD
         TX_INTERRUPTS
         TX_FILTERED
+        TX_STORM
         ROW_COUNTERS
+    uint64_t FRAME_BROADCAST_MAC
 
     ctypedef struct Segment:
         uint8_t *data
@@ -85,7 +98,10 @@ cdef extern from "frame.h" nogil:
         uint8_t l4_proto
         uint16_t vlan_tci
         uint16_t vlan_tpid
+        uint32_t mark
         uint64_t dst_mac
+
+    uint32_t frame_take_dst(Frame *frame, const uint8_t *head) noexcept
 
     ctypedef struct Burst:
         Frame frames[32]
@@ -100,7 +116,9 @@ cdef extern from "frame.h" nogil:
         int fd
         uint32_t member
         uint64_t held_since
+        uint64_t flooded_ns
         uint64_t *row
+        uint64_t due_ns
 
     ctypedef struct RxFilterTable:
         pass

@@ -64,6 +64,9 @@ cdef extern from "toeplitz.h" nogil:
     # `words` of addresses: 2 or 8; ports NULL: addresses only.
     uint32_t toeplitz_hash(const ToeplitzKey *key, const uint8_t *addresses, unsigned words,
                            const uint8_t *ports) noexcept
+    # Of `count` flows of IPv4, each its addresses and ports in a row; room for a multiple of four.
+    void toeplitz_flows(const ToeplitzKey *key, const uint8_t *const *flows, unsigned count,
+                        uint32_t *hashes) noexcept
     enum:
         TOEPLITZ_LOOP
         TOEPLITZ_CLMUL
@@ -95,8 +98,8 @@ cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil
 cdef int frame_check_request(Frame *frame) noexcept nogil
 
 # TSO / USO.  Header of the segment that begins at payload offset `at` (a multiple of mss), written
-# to `out` (FRAME_HEAD bytes): lengths, ids, sequence, flags, IPv4 checksum final; L4 checksum field
-# 0.  Returns the header's length; *payload gets the segment's payload bytes.
+# to `out` (FRAME_HEADROOM + FRAME_HEAD bytes): lengths, ids, sequence, flags, IPv4 checksum final;
+# L4 checksum field 0.  Returns the header's length; *payload gets the segment's payload bytes.
 cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
                                    uint32_t *payload) noexcept nogil
 

@@ -11,13 +11,13 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from emuiavf.datapath cimport _frame
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
-from emuiavf.datapath._frame cimport FRAME_HEAD, Burst, Frame, Segment
+from emuiavf.datapath._frame cimport BURST_FRAMES, FRAME_HEAD, Burst, Frame, Segment
 from emuiavf.datapath._offload cimport (
     CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, TOEPLITZ_CLMUL, TOEPLITZ_LOOP, Csum, ToeplitzKey,
     burst_judge, crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold,
     csum_init, csum_use, frame_check_request, frame_copy, frame_fill_ip_csum, frame_hash,
     frame_l4_range, frame_parse, frame_pseudo, frame_seed_partial, frame_segment_header,
-    frame_settle, toeplitz_hash, toeplitz_prepare, toeplitz_use)
+    frame_settle, toeplitz_flows, toeplitz_hash, toeplitz_prepare, toeplitz_symmetric, toeplitz_use)
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -116,6 +116,23 @@ def toeplitz(const uint8_t[::1] key, const uint8_t[::1] addresses, ports=None) -
     if tail.shape[0] != 4:
         raise ValueError(f"ports: {tail.shape[0]} bytes, must be 4")
     return toeplitz_hash(&state, &addresses[0], addresses.shape[0] // 4, &tail[0])
+
+
+def toeplitz_burst(const uint8_t[::1] key, const uint8_t[::1] flows, bint symmetric=False) -> list:
+    """Toeplitz hashes of up to 32 flows of IPv4, 12 bytes each: addresses, ports."""
+    cdef ToeplitzKey state
+    cdef const uint8_t *at[BURST_FRAMES]
+    cdef uint32_t hashes[BURST_FRAMES]
+    cdef Py_ssize_t i, count = flows.shape[0] // 12
+    if count > BURST_FRAMES or flows.shape[0] % 12:
+        raise ValueError(f"flows: {flows.shape[0]} bytes, must be up to {BURST_FRAMES} times 12")
+    prepare(&state, key)
+    if symmetric:
+        toeplitz_symmetric(&state)
+    for i in range(count):
+        at[i] = &flows[12 * i]
+    toeplitz_flows(&state, at, <unsigned>count, hashes)
+    return [hashes[i] for i in range(count)]
 
 
 cdef class Probe:

@@ -17,11 +17,12 @@ from emuiavf._atomic cimport (
 from emuiavf._bits cimport count_bits, lowest_bit, lowest_bit64
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
 from emuiavf.datapath._frame cimport (
-    FRAME_ASK_TSO, FRAME_DROP, FRAME_HASHED, PUT_DROP, TX_FILTERED, TX_HELD, Burst, Frame,
-    FrameSink, Poller, RxFilterTable, Source,
+    FRAME_ASK_TSO, FRAME_DROP, FRAME_HASHED, FRAME_RULED, PUT_DROP, TX_DISCARDS, TX_FILTERED,
+    TX_HELD, TX_SPOOFED, TX_STORM, Burst, Frame, FrameSink, Poller, RxFilterTable, Source,
 )
 from emuiavf.datapath._switch cimport (
-    SWITCH_MEMBERS, Switch, filter_accepts, switch_build, switch_free, switch_route,
+    SWITCH_MEMBERS, Guard, GuardTable, Learned, Switch, filter_accepts, filter_accepts_all,
+    filter_strips, guard_done, guard_take, put_untagged, switch_build, switch_free, switch_route,
 )
 
 from emuiavf.errors import StateError
@@ -56,9 +57,12 @@ cdef extern from "wait.h" nogil:
 cdef uint64_t HOLD_NS = 1_000_000
 # An idle adaptive worker spins this long, then sleeps a growing part of the time it has been idle:
 # an answer to a ping waits little, an idle guest costs little (bench_loop and the VM idle test).
+# Shorter sleeps make smaller bursts and take the CPU from the guest more often: with 5 us, where
+# guest and worker share two cores, iperf3 to the host was a fifth slower than with 100 us, and ping
+# no quicker (tests/vm/test_speed.py).
 cdef uint64_t SPIN_NS = 20_000
 cdef uint64_t SLEEP_SHARE = 64
-cdef uint64_t SLEEP_MIN_NS = 5_000
+cdef uint64_t SLEEP_MIN_NS = 100_000
 cdef uint64_t SLEEP_MAX_NS = 2_000_000
 cdef uint64_t HELD_SLEEP_NS = 50_000
 # A worker that never sleeps offers its CPU this often: a control thread that woke on the same CPU
@@ -67,6 +71,9 @@ cdef uint64_t HELD_SLEEP_NS = 50_000
 cdef uint64_t YIELD_NS = 100_000
 # Control looks this long for a worker's acknowledgement before it sleeps.
 cdef uint64_t GRACE_SPIN_NS = 10_000
+# A source may flood so much at once, of what its limit allows in this time.
+cdef uint64_t FLOOD_NS = 10_000_000
+cdef uint64_t SECOND_NS = 1_000_000_000
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 cdef enum:
@@ -77,6 +84,7 @@ cdef struct Route:
     Source *source
     FrameSink *one     # 1:1 connection ...
     Switch *many       # ... or a switch; both NULL: frames go nowhere
+    const Guard *guard  # NULL: its endpoint may send what it likes
 
 
 cdef struct Plan:
@@ -101,6 +109,7 @@ cdef struct WorkerState:
     uint32_t grace_done
     uint32_t awaited      # control sleeps until grace_done changes
     uint64_t hold_ns
+    uint64_t due_ns       # when the first source that holds frames back may send, this turn
     uint64_t turns
 
 
@@ -108,23 +117,37 @@ cdef inline uint32_t _all(int count) noexcept nogil:
     return <uint32_t>((<uint64_t>1 << count) - 1)
 
 
-cdef int _deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) noexcept nogil:
-    """1:1: put in order, hold at the first frame without room; returns how many are finished."""
-    cdef Source *source = route.source
-    cdef const RxFilterTable *table = <const RxFilterTable *>load_acquire_ptr(
-        <void **>&route.one.filter)
-    cdef uint32_t mask = 0, filtered = 0, left, how = 0, cursor = burst.frames[0].cursor
-    cdef int i, finished = count
+cdef inline uint32_t _accepted(const RxFilterTable *table, const Burst *burst, int count,
+                               uint32_t *filtered) noexcept nogil:
+    """The frames that the table lets pass, and those that it does not: none of them dropped."""
+    cdef uint32_t mask = 0
+    cdef int i
+    if filter_accepts_all(table, burst.frames, count):
+        return _all(count)
     for i in range(count):
         if not burst.frames[i].flags & FRAME_DROP:
             if table == NULL or filter_accepts(table, &burst.frames[i]):
                 mask |= <uint32_t>1 << i
             else:
-                filtered |= <uint32_t>1 << i
+                filtered[0] |= <uint32_t>1 << i
+    return mask
+
+
+cdef int _deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) noexcept nogil:
+    """1:1: put in order, hold at the first frame without room; returns how many are finished."""
+    cdef Source *source = route.source
+    cdef uint32_t filtered = 0, left, how = 0, cursor = burst.frames[0].cursor
+    cdef int finished = count
+    cdef const RxFilterTable *table = <const RxFilterTable *>load_acquire_ptr(
+        <void **>&route.one.filter)
+    cdef uint32_t mask = _accepted(table, burst, count, &filtered)
     if mask:
         if source.held_since != 0 and burst.now_ns - source.held_since > hold_ns:
             how = PUT_DROP
-        left = mask & ~route.one.put(route.one, burst, mask, how)
+        if table != NULL and filter_strips(table):
+            left = mask & ~put_untagged(route.one, burst, mask, how)
+        else:
+            left = mask & ~route.one.put(route.one, burst, mask, how)
         if left:
             finished = lowest_bit(left)
     if filtered:
@@ -148,24 +171,47 @@ cdef void _again(Burst *burst, uint32_t mask, uint32_t cursor) noexcept nogil:
         i = lowest_bit(mask)
         mask &= mask - 1
         frame = &burst.frames[i]
-        frame.flags &= ~<uint32_t>FRAME_HASHED
+        frame.flags &= ~<uint32_t>(FRAME_HASHED | FRAME_RULED)
         frame.hash = 0
         if frame.flags & FRAME_ASK_TSO:
             frame.cursor = 0 if i else cursor
+
+
+cdef bint _may_flood(Source *source, uint64_t cost_ns, uint64_t now) noexcept nogil:
+    """Has the source flooded so little that another frame of this cost may pass?"""
+    if source.flooded_ns < now:
+        source.flooded_ns = now
+    if source.flooded_ns - now > FLOOD_NS:
+        return 0
+    source.flooded_ns += cost_ns
+    return 1
+
+
+cdef inline uint64_t _pieces(const Frame *frame) noexcept nogil:
+    """How many frames a frame becomes."""
+    return frame.len // frame.mss + 1 if frame.flags & FRAME_ASK_TSO else 1
 
 
 cdef void _deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
     """Switch: one mask of frames per destination touched; nothing is held."""
     cdef uint32_t masks[SWITCH_MEMBERS]
     cdef uint64_t touched = 0, to
-    cdef uint32_t bit, served = 0, cursor = burst.frames[0].cursor
+    cdef uint32_t bit, served = 0, cursor = burst.frames[0].cursor, flood = 0, now_s = 0
+    cdef uint64_t storm_ns = route.many.storm_ns
     cdef int i, member
+    if route.many.fdb != NULL:
+        now_s = <uint32_t>(burst.now_ns // SECOND_NS)
     for i in range(count):
         if burst.frames[i].flags & FRAME_DROP:
             continue
-        to = switch_route(route.many, &burst.frames[i], route.source.member)
+        to = switch_route(route.many, &burst.frames[i], route.source.member, now_s, &flood)
         if to == 0:
             route.source.row[TX_FILTERED] += 1
+        elif flood and storm_ns and to & (to - 1) and not _may_flood(
+                route.source, storm_ns * _pieces(&burst.frames[i]), burst.now_ns):
+            route.source.row[TX_STORM] += 1
+            route.source.row[TX_DISCARDS] += 1
+            continue
         bit = <uint32_t>1 << i
         while to:
             member = lowest_bit64(to)
@@ -180,22 +226,30 @@ cdef void _deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
         if served & masks[member]:
             _again(burst, served & masks[member], cursor)
         served |= masks[member]
-        route.many.sinks[member].put(route.many.sinks[member], burst, masks[member], PUT_DROP)
+        if route.many.strips >> member & 1:
+            put_untagged(route.many.sinks[member], burst, masks[member], PUT_DROP)
+        else:
+            route.many.sinks[member].put(route.many.sinks[member], burst, masks[member], PUT_DROP)
 
 
 cdef int _turn(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
     """Serve every source once; returns bit 0 when something moved, bit 1 when something is held."""
     cdef Burst *burst = w.burst
     cdef Route *route
-    cdef uint32_t r
+    cdef uint32_t r, spoofed = 0
     cdef int count, finished, seen = 0
     burst.now_ns = now
+    w.due_ns = FOREVER
     for r in range(plan.num_routes):
         route = &plan.routes[r]
         count = route.source.take(route.source, burst)
         if count <= 0:
+            if count < 0 and route.source.due_ns < w.due_ns:
+                w.due_ns = route.source.due_ns
             continue
         finished = count
+        if route.guard != NULL:
+            spoofed = guard_take(route.guard, burst, count)
         if route.one != NULL:
             finished = _deliver_one(route, burst, count, w.hold_ns)
         elif route.many != NULL:
@@ -204,6 +258,9 @@ cdef int _turn(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
             seen |= 1
         if finished < count:
             seen |= 2
+        if route.guard != NULL:
+            guard_done(route.guard, burst, count)
+            route.source.row[TX_SPOOFED] += count_bits(spoofed & _all(finished))
         route.source.done(route.source, burst, finished)
     return seen
 
@@ -257,6 +314,8 @@ cdef void _run(WorkerState *w) noexcept nogil:
         now = monotonic_ns()
         seen = _turn(w, plan, now)
         due = _poll(plan, now)
+        if w.due_ns < due:
+            due = w.due_ns
         w.turns += 1
         if now - last_yield > YIELD_NS:
             last_yield = now
@@ -298,11 +357,17 @@ cdef void _plan_free(Plan *plan) noexcept:
 
 
 cdef class SwitchTable:
-    """Owner of one built switch; freed when the last plan that uses it is gone."""
-    cdef Switch *table
+    """Owner of one built switch; freed when the last plan that uses it is gone.
 
-    def __cinit__(self, list members):
-        self.table = switch_build(members)
+    `learned`: the Learned of its ports, or None.  `storm`: frames per second that each of its
+    sources may flood, 0 for no limit.
+    """
+    cdef Switch *table
+    cdef object _learned
+
+    def __cinit__(self, list members, Learned learned=None, uint64_t storm=0):
+        self._learned = learned
+        self.table = switch_build(members, learned, SECOND_NS // storm if storm else 0)
 
     def __dealloc__(self):
         switch_free(self.table)
@@ -338,9 +403,9 @@ cdef class Worker:
     def publish(self, list routes, list endpoints) -> None:
         """Show the worker what to serve from its next turn on.
 
-        `routes`: (SourceRef, destination), the destination an Endpoint (1:1), a SwitchTable or
-        None.  `endpoints`: those whose poller this worker calls.  What the old plan used stays
-        alive until `reclaim()`, which the caller calls after a grace.
+        `routes`: (SourceRef, destination, guard), the destination an Endpoint (1:1), a SwitchTable
+        or None, the guard a GuardTable or None.  `endpoints`: those whose poller this worker calls.
+        What the old plan used stays alive until `reclaim()`, which the caller calls after a grace.
         """
         cdef Plan *plan = <Plan *>calloc(1, sizeof(Plan))
         cdef SourceRef ref
@@ -357,10 +422,12 @@ cdef class Worker:
         plan.fds[0].fd = self.state.wake_fd
         plan.fds[0].events = POLLIN
         plan.num_fds = 1
-        for ref, destination in routes:
+        for ref, destination, guard in routes:
             route = &plan.routes[plan.num_routes]
             plan.num_routes += 1
             route.source = ref.source
+            if guard is not None:
+                route.guard = &(<GuardTable?>guard).guard
             if isinstance(destination, SwitchTable):
                 route.many = (<SwitchTable>destination).table
             elif destination is not None:
@@ -395,10 +462,11 @@ cdef class Worker:
             exact_sleeps()
             _run(&self.state)
 
-    def step(self, uint32_t turns) -> int:
+    def step(self, uint32_t turns, uint64_t at_ns=0) -> int:
         """Make turns in the caller's thread, for tests and benches; the worker must not run.
 
-        Returns how many of them moved something.
+        `at_ns`: the time that it is for them, instead of the clock's.  Returns how many of them
+        moved something.
         """
         cdef uint32_t moved = 0, _turn_number
         cdef uint64_t now
@@ -406,7 +474,7 @@ cdef class Worker:
             raise StateError("the worker runs")
         with nogil:
             for _turn_number in range(turns):
-                now = monotonic_ns()
+                now = at_ns or monotonic_ns()
                 if _turn(&self.state, self.state.plan, now) & 1:
                     moved += 1
                 _poll(self.state.plan, now)

@@ -9,17 +9,64 @@ Everything here is called from the control thread.
 import os
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from emuiavf.datapath._endpoint import Endpoint, SourceRef
-from emuiavf.datapath._switch import MAX_MEMBERS
+from emuiavf.datapath._switch import MAX_MEMBERS, GuardTable, Learned, guard_of, is_way_out
 from emuiavf.datapath._worker import SwitchTable, Worker
 from emuiavf.errors import ConfigError, StateError
+from emuiavf.policy import VfPolicy
 
-# A source and where its frames go: the sink of an endpoint, or a switch.
-Route = tuple[SourceRef, Endpoint | SwitchTable]
+# A source and where its frames go: the sink of an endpoint, or a switch; and what guards it.
+Route = tuple[SourceRef, Endpoint | SwitchTable | None, GuardTable | None]
 
 IDLE_POLICIES = ("busy", "adaptive")
+MAX_VLAN = 4094
+
+
+@dataclass(frozen=True)
+class SwitchConf:
+    """How a switch behaves.
+
+    `age`: seconds after which an address behind a port that was not seen is forgotten.  `storm`:
+    frames per second that each source may flood (groups, and addresses nobody has seen) to more
+    than one member, 0 for no limit; so a loop between two ports costs no more than that.
+    """
+
+    age: int = 300
+    storm: int = 100_000
+
+
+@dataclass(frozen=True)
+class Station:
+    """An address behind a port of a switch; `vlan` 0 is none, `age` in seconds."""
+
+    mac: bytes
+    vlan: int
+    port: str
+    age: int
+
+
+@dataclass(eq=False)
+class _Connection:
+    """What is connected, and for each source of it that is served: its worker and its route.
+
+    A member keeps its number, by which sources and learned addresses know it; the place of one that
+    left is None.
+    """
+
+    members: list[Endpoint | None]
+    switch: SwitchConf | None = None
+    learned: Learned | None = None
+    placed: list[tuple[int | None, Route]] = field(default_factory=list)
+
+    def __contains__(self, endpoint: Endpoint) -> bool:
+        return any(member is endpoint for member in self.members)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return (member for member in self.members if member is not None)
 
 
 class Engine:
@@ -48,8 +95,8 @@ class Engine:
         self._workers = [Worker(idle == "adaptive", int(hold_s * 1e9)) for _ in range(workers)]
         self._threads: list[threading.Thread] = []
         self._endpoints: list[Endpoint] = []
-        # What is connected, and for each source of it that is served: its worker and its route.
-        self._connections: dict[tuple[Endpoint, ...], list[tuple[int | None, Route]]] = {}
+        self._connections: list[_Connection] = []
+        self._switches: dict[str, _Connection] = {}
         self._shown: list[tuple[list[Route], list[Endpoint]]] = [([], []) for _ in self._workers]
         self._joined = 0
         # Sources that were given to a worker; all others are spread.
@@ -66,9 +113,15 @@ class Engine:
         self.publish(endpoint)
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Forget an endpoint and its connection; afterwards no worker touches it."""
+        """Forget an endpoint and its connection; afterwards no worker touches it.
+
+        A switch that has a name only loses this member.
+        """
         for connection in [c for c in self._connections if endpoint in c]:
-            del self._connections[connection]
+            if connection in self._switches.values():
+                self._leave(connection, endpoint)
+            else:
+                self._connections.remove(connection)
         self._endpoints.remove(endpoint)
         self.publish(endpoint)
         for worker in self._workers:
@@ -79,10 +132,84 @@ class Engine:
         """One endpoint loops back to itself, two exchange frames, more make a switch."""
         if not endpoints:
             raise ConfigError("nothing to connect")
-        if len(endpoints) > MAX_MEMBERS:
-            raise ConfigError(
-                f"{len(endpoints)} endpoints to connect: a switch has at most {MAX_MEMBERS}"
-            )
+        self._check_free(endpoints)
+        switch = SwitchConf() if len(endpoints) > 2 else None
+        self._check_members(len(endpoints))
+        self._connections.append(_Connection(list(endpoints), switch))
+        self.publish(*endpoints)
+
+    def disconnect(self, *endpoints: Endpoint) -> None:
+        """Undo `connect` of exactly these endpoints."""
+        for connection in self._connections:
+            named = connection in self._switches.values()
+            if not named and tuple(connection) == endpoints:
+                break
+        else:
+            raise StateError("not connected: " + ", ".join(e.name for e in endpoints))
+        self._connections.remove(connection)
+        self.publish(*endpoints)
+
+    def add_switch(self, name: str, conf: SwitchConf | None = None) -> None:
+        """Make a switch without members, which `join` and `leave` it one by one."""
+        if name in self._switches:
+            raise ConfigError(f"{name}: there is a switch of that name already")
+        connection = _Connection([], conf or SwitchConf())
+        self._switches[name] = connection
+        self._connections.append(connection)
+
+    def join(self, name: str, *endpoints: Endpoint) -> None:
+        """Make endpoints members of the switch `name`; they see its other members at once."""
+        connection = self._switch(name)
+        self._check_free(endpoints)
+        self._check_members(len([*connection, *endpoints]))
+        for endpoint in endpoints:
+            if None in connection.members:
+                connection.members[connection.members.index(None)] = endpoint
+            else:
+                connection.members.append(endpoint)
+        self.publish(*connection)
+
+    def leave(self, name: str, endpoint: Endpoint) -> None:
+        """End the membership of an endpoint; what was learned behind it is forgotten."""
+        connection = self._switch(name)
+        if endpoint not in connection:
+            raise ConfigError(f"{endpoint.name}: no member of {name}")
+        self._leave(connection, endpoint)
+
+    def stations(self, name: str) -> list[Station]:
+        """The addresses that the switch `name` has learned behind its ports.
+
+        None where it has less than two ports: there is nothing to choose from then.
+        """
+        connection = self._switch(name)
+        if connection.learned is None:
+            return []
+        names = {n: member.name for n, member in enumerate(connection.members) if member}
+        now_s = time.monotonic_ns() // 1_000_000_000
+        return [
+            Station(mac, vlan, names[number], age)
+            for mac, vlan, number, age in connection.learned.entries(now_s)
+            if number in names
+        ]
+
+    def learn(self, name: str, port: Endpoint, macs: Iterable[bytes], vlan: int = 0) -> None:
+        """Know addresses behind a port of the switch `name` as if they had sent from there now."""
+        connection = self._switch(name)
+        if port not in connection:
+            raise StateError(f"{port.name}: no member of {name}")
+        if connection.learned is None:
+            return
+        now_s = time.monotonic_ns() // 1_000_000_000
+        for mac in macs:
+            connection.learned.learn(mac, vlan, connection.members.index(port), now_s)
+
+    def _switch(self, name: str) -> _Connection:
+        if name not in self._switches:
+            there = ", ".join(sorted(self._switches)) or "none"
+            raise ConfigError(f"no switch {name!r}; there are {there}")
+        return self._switches[name]
+
+    def _check_free(self, endpoints: Sequence[Endpoint]) -> None:
         if len(set(endpoints)) < len(endpoints):
             raise ConfigError("an endpoint is there twice; alone it loops back")
         for endpoint in endpoints:
@@ -90,15 +217,19 @@ class Engine:
                 raise StateError(f"{endpoint.name}: not part of the engine")
             if any(endpoint in connection for connection in self._connections):
                 raise ConfigError(f"{endpoint.name}: connected already")
-        self._connections[endpoints] = []
-        self.publish(*endpoints)
 
-    def disconnect(self, *endpoints: Endpoint) -> None:
-        """Undo `connect` of exactly these endpoints."""
-        if endpoints not in self._connections:
-            raise StateError("not connected: " + ", ".join(e.name for e in endpoints))
-        del self._connections[endpoints]
-        self.publish(*endpoints)
+    def _check_members(self, count: int) -> None:
+        if count > MAX_MEMBERS:
+            raise ConfigError(f"{count} endpoints: a switch has at most {MAX_MEMBERS}")
+
+    def _leave(self, connection: _Connection, endpoint: Endpoint) -> None:
+        number = connection.members.index(endpoint)
+        users = self._users([endpoint])
+        connection.members[number] = None
+        self._show(users, [connection])
+        # Nobody learns of it any more: its number is free.
+        if connection.learned is not None:
+            connection.learned.forget(number)
 
     def publish(self, *changed: Endpoint) -> None:
         """Show the workers the sources, filters and connections of these endpoints as they are now.
@@ -107,15 +238,20 @@ class Engine:
         nothing; none named means all.
         """
         # Those that use what is there before; who begins to use something is shown a new plan.
-        waited_for = self._users(changed)
-        for connection in self._connections:
-            if not changed or any(endpoint in changed for endpoint in connection):
-                self._connections[connection] = self._lay_out(connection)
+        self._show(
+            self._users(changed),
+            [c for c in self._connections if not changed or any(e in changed for e in c)],
+        )
+
+    def _show(self, waited_for: set[int], connections: Iterable[_Connection]) -> None:
+        """Lay these connections out anew; returns after the grace of all whom that concerns."""
+        for connection in connections:
+            connection.placed = self._lay_out(connection)
         for number, worker in enumerate(self._workers):
             routes = [
                 route
-                for placed in self._connections.values()
-                for home, route in placed
+                for connection in self._connections
+                for home, route in connection.placed
                 if home == number
             ]
             pollers = [e for e in self._endpoints if self._home(e, 0) == number]
@@ -128,9 +264,27 @@ class Engine:
             self._workers[number].reclaim()
 
     def refilter(self, endpoint: Endpoint) -> None:
-        """The receive filter of `endpoint` has changed: the switch that it is part of follows."""
-        if any(endpoint in connection and len(connection) > 2 for connection in self._connections):
+        """The receive filter of `endpoint` has changed: the switch that it is part of follows, and
+        what it may send when it is checked for spoofing."""
+        checked = endpoint.policy is not None and endpoint.policy.spoofchk
+        if checked or any(endpoint in c and c.switch is not None for c in self._connections):
             self.publish(endpoint)
+
+    def set_policy(self, endpoint: Endpoint, policy: VfPolicy) -> None:
+        """What frames show of the host's decisions about a VF, from the return of this call on.
+
+        `port_vlan`: what it sends gets this tag, and of what is sent to it only that VLAN arrives,
+        without the tag; tagged frames of its own are spoofed ones.  `spoofchk`: frames from an
+        address that it does not receive, or of a VLAN that it has not asked for when it has asked
+        for any, are dropped and counted as spoofed.  No `trust`: nothing promiscuous takes effect.
+        `mac_locked`: of its unicast addresses `mac` alone does.  ConfigError for a port.
+        """
+        if endpoint not in self._endpoints:
+            raise StateError(f"{endpoint.name}: not part of the engine")
+        if not 0 <= policy.port_vlan <= MAX_VLAN:
+            raise ConfigError(f"{endpoint.name}: VLAN {policy.port_vlan}: 0 to {MAX_VLAN}")
+        endpoint.set_policy(policy)
+        self.publish(endpoint)
 
     def grace(self, *endpoints: Endpoint) -> None:
         """Return when no worker can still use what was taken from these endpoints before the call.
@@ -147,16 +301,27 @@ class Engine:
         for number in self._users(endpoints):
             self._workers[number].wake()
 
-    def _lay_out(self, connection: tuple[Endpoint, ...]) -> list[tuple[int | None, Route]]:
-        switch = SwitchTable(list(connection)) if len(connection) > 2 else None
+    def _lay_out(self, connection: _Connection) -> list[tuple[int | None, Route]]:
+        members = connection.members
+        switch = self._build(connection) if connection.switch is not None else None
         placed: list[tuple[int | None, Route]] = []
-        for number, endpoint in enumerate(connection):
+        for number, endpoint in enumerate(members):
+            if endpoint is None:
+                continue
             # 1:1 goes to the other one, which for a loop-back is the endpoint itself.
-            to = switch or connection[(number + 1) % len(connection)]
+            to = switch or members[(number + 1) % len(members)]
+            guard = guard_of(endpoint)
             for ref in endpoint.active_sources():
                 ref.set_member(number)
-                placed.append((self._home(endpoint, ref.index), (ref, to)))
+                placed.append((self._home(endpoint, ref.index), (ref, to, guard)))
         return placed
+
+    def _build(self, connection: _Connection) -> SwitchTable:
+        """The table of a switch; it learns from the moment on that there are two ways out."""
+        assert connection.switch is not None
+        if connection.learned is None and sum(is_way_out(member) for member in connection) > 1:
+            connection.learned = Learned(connection.switch.age)
+        return SwitchTable(connection.members, connection.learned, connection.switch.storm)
 
     def place(self, endpoint: Endpoint, index: int, worker: int) -> None:
         """Have worker number `worker` serve source `index` of an endpoint from now on.
@@ -187,9 +352,9 @@ class Engine:
         if not endpoints:
             return set(range(len(self._workers)))
         users = {self._home(endpoint, 0) for endpoint in endpoints}
-        for connection, placed in self._connections.items():
+        for connection in self._connections:
             if any(endpoint in connection for endpoint in endpoints):
-                users.update(home for home, _ in placed)
+                users.update(home for home, _ in connection.placed)
         return {home for home in users if home is not None}
 
     def _wait(self, numbers: Iterable[int]) -> None:
@@ -228,9 +393,12 @@ class Engine:
         for thread in self._threads:
             thread.join()
 
-    def step(self, turns: int = 1) -> int:
-        """Make turns of every worker in the caller's thread, while the engine is not started."""
-        return sum(worker.step(turns) for worker in self._workers)
+    def step(self, turns: int = 1, at_ns: int = 0) -> int:
+        """Make turns of every worker in the caller's thread, while the engine is not started.
+
+        `at_ns`: the time that it is for them, instead of the clock's.
+        """
+        return sum(worker.step(turns, at_ns) for worker in self._workers)
 
     def turns(self) -> list[int]:
         """How many turns each worker has made."""

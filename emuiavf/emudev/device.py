@@ -18,6 +18,7 @@ from emuiavf.emudev.info import (
     DeviceConf,
     DeviceInfo,
     DoorbellInfo,
+    FlowRule,
     IrqInfo,
     MemRegion,
     QueueInfo,
@@ -286,6 +287,11 @@ class EmuDevice:
         for sink in self._active():
             sink.set_rss(rss)
 
+    def set_flows(self, rules: Sequence[FlowRule]) -> None:
+        self._flows: tuple[FlowRule, ...] = tuple(rules)
+        for sink in self._active():
+            sink.set_flows(self._flows)
+
     def set_vlan_offload(self, vlan: VlanOffload) -> None:
         self._vlan = vlan
         for sink in self._active():
@@ -317,6 +323,7 @@ class EmuDevice:
         self._vectors: dict[int, VectorMap] = {}
         self._rx_filter = RxFilter()
         self._rss = RssConfig()
+        self._flows = ()
         self._vlan = VlanOffload()
 
     def _replay(self, sink: Sink) -> None:
@@ -327,6 +334,7 @@ class EmuDevice:
             sink.set_irqs(dict(self._irqs))
         sink.set_rx_filter(self._rx_filter)
         sink.set_rss(self._rss)
+        sink.set_flows(self._flows)
         sink.set_vlan_offload(self._vlan)
         if self._vectors:
             sink.map_vectors(tuple(self._vectors.values()))

@@ -7,8 +7,10 @@ here, only values.  Units: bytes for sizes, descriptors for `ring_len`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, IntFlag
+from enum import Enum, IntEnum, IntFlag
 from typing import Protocol
+
+from emuiavf.policy import TPID_8021Q
 
 
 class ResetReason(Enum):
@@ -101,12 +103,17 @@ class VectorMap:
     tx_itr: int
 
 
+def vlan_tag(vlan_id: int, tpid: int = TPID_8021Q) -> int:
+    """A VLAN in a set of them: its id alone for TPID 0x8100, else with the TPID above it."""
+    return vlan_id if tpid == TPID_8021Q else tpid << 16 | vlan_id
+
+
 @dataclass(frozen=True)
 class RxFilter:
     """Which frames a VF receives.  Broadcast always passes; `vlans` None = no VLAN pruning.
 
-    With pruning, tagged frames (outermost tag) pass only when their id is in `vlans`; untagged
-    frames always do.  `promisc_unicast` lifts the VLAN pruning as well.
+    With pruning, tagged frames pass only when their outermost tag is in `vlans` (see `vlan_tag`);
+    untagged frames always do.  `promisc_unicast` lifts the VLAN pruning as well.
     """
 
     macs: frozenset[bytes] = frozenset()
@@ -115,25 +122,94 @@ class RxFilter:
     vlans: frozenset[int] | None = None
 
 
+class FlowBase(IntEnum):
+    """Where the offset of a `FlowWord` counts from; of a tag there is only its VLAN id."""
+
+    FRAME = 0
+    L3 = 1
+    L4 = 2
+    OUTER_TAG = 3
+    INNER_TAG = 4
+
+
+@dataclass(frozen=True)
+class FlowWord:
+    """Four bytes of a frame, most significant first, of which `mask` counts."""
+
+    base: FlowBase
+    offset: int = 0
+    mask: int = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True)
+class HashInput:
+    """What is hashed, in this order: word i meets the key from its bit 32 * (i mod 12) on.
+
+    `pairs` are words of which each is replaced by the XOR of both; one paired with itself has
+    its two halves replaced by their XOR (ports).
+    """
+
+    words: tuple[FlowWord, ...]
+    pairs: tuple[tuple[int, int], ...] = ()
+
+
 @dataclass(frozen=True)
 class RssConfig:
-    """`hena` is the mask of packet classes that are hashed (0: everything to queue 0).
+    """`hena` is the mask of packet classes that are hashed by addresses and, where a class has
+    them, ports.
 
     `symmetric`: both addresses and both ports are replaced by their XOR before hashing.
+    `inputs`: what else is hashed, by packet type (the classes of these are not in `hena`), with
+    `xor` by the XOR of all words instead of Toeplitz.  What is not hashed goes to queue 0.
     """
 
     key: bytes = bytes(52)
     lut: bytes = bytes(64)
     hena: int = 0
     symmetric: bool = False
+    inputs: Mapping[int, HashInput] = field(default_factory=dict)
+    xor: bool = False
+
+
+class FlowAction(IntEnum):
+    """What becomes of a frame that a rule matches; PASS leaves its queue to RSS."""
+
+    PASS = 0
+    DROP = 1
+    QUEUE = 2
+
+
+@dataclass(frozen=True)
+class FlowRule:
+    """A frame whose packet type is in `ptypes` (None: any) and whose `words` have these `values`.
+
+    `queue` is the first of 2^`region` queues, among which the low bits of the hash decide.
+    `mark` is told with the frame.  Matches are counted by `id`, 0 to 127.
+    """
+
+    id: int
+    ptypes: frozenset[int] | None
+    words: tuple[FlowWord, ...]
+    values: tuple[int, ...]
+    action: FlowAction = FlowAction.PASS
+    queue: int = 0
+    region: int = 0
+    mark: int | None = None
 
 
 @dataclass(frozen=True)
 class VlanOffload:
-    """Strip: a tag of TPID 0x8100 moves from the frame into the descriptor (L2TAG1)."""
+    """Which tags move between frames and descriptors.
+
+    `strip_outer` is the TPID (0: none) of the outermost tag that moves into L2TAG2; with `strip`
+    the first tag that is then left, if its TPID is 0x8100, moves into L2TAG1.  `insert_outer` is
+    the TPID of tags inserted from L2TAG2 (0: 0x8100); `insert` are those of L2TAG1.
+    """
 
     strip: bool = False
     insert: bool = False
+    strip_outer: int = 0
+    insert_outer: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,6 +245,7 @@ class Sink(Protocol):
     def set_irqs(self, eventfds: Mapping[int, int | None]) -> None: ...
     def set_rx_filter(self, rx_filter: RxFilter) -> None: ...
     def set_rss(self, rss: RssConfig) -> None: ...
+    def set_flows(self, rules: Sequence[FlowRule]) -> None: ...
     def set_vlan_offload(self, vlan: VlanOffload) -> None: ...
     def set_bus_master(self, enabled: bool) -> None: ...
     def memory_changed(self) -> None: ...

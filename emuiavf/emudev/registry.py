@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from emuiavf._dma import MemTable
 from emuiavf.emudev.device import EmuDevice, ProviderOps
+from emuiavf.emudev.host import VfHost
 from emuiavf.emudev.info import DeviceInfo
 from emuiavf.emudev.vdev import OptionTable
 from emuiavf.errors import ConfigError, StateError
@@ -42,12 +43,14 @@ class Model:
 
     `create(name, options, loop)` makes a device, `options` being the values that `options`
     describes.  `attach(device, engine)` makes the data path of what `create` has made, counting
-    in `device.emu.stats`; None for a model without a data path.
+    in `device.emu.stats`; None for a model without a data path.  `host(device)` puts it into the
+    host's hands; None for a model that has nothing to decide.
     """
 
     options: OptionTable
     create: Callable[[str, dict[str, Any], Loop], Provider]
     attach: Callable[[Any, Any], DataPath] | None = None
+    host: Callable[[Any], VfHost] | None = None
 
 
 models: dict[str, Model] = {}

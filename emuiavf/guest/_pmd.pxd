@@ -27,6 +27,8 @@ cpdef enum TxBits:
     TX_BUFSZ_SHIFT = 34
     TX_L2TAG1_SHIFT = 48
     TX_CTX_TSO = 1 << 4
+    TX_CTX_IL2TAG2 = 1 << 6
+    TX_CTX_L2TAG2_SHIFT = 32
     TX_CTX_TSO_LEN_SHIFT = 30
     TX_CTX_MSS_SHIFT = 50
 
@@ -37,6 +39,7 @@ cpdef enum RxBits:
     RX_EOF = 1 << 1
     RX_L2TAG1P = 1 << 2
     RX_L3L4P = 1 << 3
+    RX_CRCP = 1 << 4
     RX_FLTSTAT = 3 << 12
     RX_STATUS_MASK = 0x7FFFF
     RX_ERROR_SHIFT = 19
@@ -49,6 +52,8 @@ cpdef enum RxBits:
     RX_ERROR_IPE = 1 << 3
     RX_ERROR_L4E = 1 << 4
     RX_ERROR_OVERSIZE = 1 << 6
+    RX_L2TAG2P = 1 << 0           # qword 2, of the flexible formats FLEX_L2TAG2P
+    RX_L2TAG2_2_SHIFT = 48
 
 
 cpdef enum FlexBits:
@@ -56,8 +61,10 @@ cpdef enum FlexBits:
     FLEX_IPE_SHIFT = 4
     FLEX_L4E_SHIFT = 5
     FLEX_RXE_SHIFT = 10
+    FLEX_CRCP = 1 << 11
     FLEX_RSS_VALID = 1 << 12
     FLEX_L2TAG1P = 1 << 13
+    FLEX_L2TAG2P = 1 << 11
     FLEX_PTYPE_SHIFT = 16
     FLEX_PTYPE_MASK = 0x3FF
     FLEX_LENGTH_SHIFT = 32

@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 
 from emuiavf._atomic cimport store_release_u32
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.errors import StateError
 
 BUFFER_SKEW = 64
@@ -174,20 +175,18 @@ cdef void rx_rearm(RxState *ring, uint32_t at_least) noexcept nogil:
 cdef class RxRing:
     """One receive ring.  `doorbell` is the mapped QRX_TAIL word, None when doorbells trap.
 
-    `rxdid` is the format of its writeback: 1, 2 or 22.
+    `rxdid` is the format of its writeback, see Rxdid; ValueError when it is none of them.
     """
 
     def __init__(self, int index, object ring, object buffers, int ring_len, int buf_size,
-                 object doorbell=None, int rxdid=1):
-        if rxdid not in (1, 2, 22):
-            raise ValueError(f"rxdid={rxdid}: 1, 2 or 22")
+                 object doorbell=None, int rxdid=Rxdid.LEGACY):
         check_ring(ring_len, buf_size)
         cdef RxState *state = &self.state
         memset(state, 0, sizeof(RxState))
         self.index = index
-        self.rxdid = rxdid
+        self.rxdid = Rxdid(rxdid)
         self._ring, self._buffers, self._doorbell = ring.view, buffers.view, doorbell
-        state.flexible = rxdid != 1
+        state.flexible = rxdid != Rxdid.LEGACY
         state.ring_len = ring_len
         state.buf_size = buf_size
         state.stride = buffer_stride(buf_size)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.errors import EmuIavfError, StateError
 from emuiavf.guest.adminq import AdminQueue, AdminQueueError, readable
 from emuiavf.guest.bar import Bar0
@@ -41,7 +42,7 @@ from emuiavf.virtchnl.messages import (
     VlanCaps,
     VsiQueueConfig,
 )
-from emuiavf.virtchnl.ops import ITR_NONE, VERSION_MAJOR, VERSION_MINOR, Cap, Op, Rxdid
+from emuiavf.virtchnl.ops import ITR_NONE, VERSION_MAJOR, VERSION_MINOR, Cap, Op
 
 __all__ = ["AdminQueueError", "DeviceError", "NoAnswer", "RequestRefused", "VfDriver"]
 
@@ -55,6 +56,9 @@ WANTED_CAPS = (
     | Cap.ADV_LINK_SPEED
     | Cap.RX_POLLING
     | Cap.RX_FLEX_DESC
+    | Cap.ADV_RSS_PF
+    | Cap.FDIR_PF
+    | Cap.CRC
 )
 RESET_TIMEOUT_S = 2.0
 DEFAULT_MEMORY = 64 << 20
@@ -90,7 +94,7 @@ class VfDriver:
         self.memory: DmaMemory | None = None
         self._vectors: list[int] = []
         self._caps = caps
-        self._max_pkt_size = 0
+        self._max_frame = 0
         try:
             self._probe(memory_size, map_doorbells)
         except BaseException:
@@ -149,12 +153,14 @@ class VfDriver:
         interrupts: bool = False,
         lut: bytes | None = None,
         rxdid: Rxdid = Rxdid.LEGACY,
+        keep_crc: bool = False,
     ) -> None:
         """Set up and enable `num_pairs` queue pairs, with RSS over them when granted.
 
         `max_frame` is the longest frame to receive (0: what the PF allows).  `interrupts`: every
         queue has a vector that `wait` can sleep on.  More pairs than the VF has are requested.
         `rxdid`: how received frames are reported; flexible formats need Cap.RX_FLEX_DESC.
+        `keep_crc`: received frames end with their FCS, which needs Cap.CRC.
         """
         if self.queues:
             raise StateError("the queues are running")
@@ -164,13 +170,13 @@ class VfDriver:
         try:
             for index in range(num_pairs):
                 self.queues.append(
-                    QueuePair(index, self.bar, self.memory, ring_len, buf_size, rxdid)
+                    QueuePair(index, self.bar, self.memory, ring_len, buf_size, rxdid, keep_crc)
                 )
         except MemoryError:
             self._free_queues()
             needed = memory_needed(num_pairs, ring_len, buf_size)
             raise MemoryError(f"{num_pairs} queue pairs need {needed} bytes of memory") from None
-        self._max_pkt_size = max_frame or self.resources.max_mtu
+        self._max_frame = max_frame
         self._interrupts = interrupts
         if Cap.RSS_PF in self.caps:
             size = self.resources.rss_lut_size
@@ -283,6 +289,7 @@ class VfDriver:
         body = self.channel.request(Op.GET_VF_RESOURCES, CapRequest(self._caps))
         self.resources = VfResources.decode(body)
         self.settings.vsi_id = self.resources.vsi_id
+        self.settings.vlan_version = 1 if Cap.VLAN in self.caps else 2
 
     def _recover(self, *, with_version: bool = False) -> None:
         """After a reset has begun: wait for its end, then set up again what ran before."""
@@ -307,7 +314,10 @@ class VfDriver:
 
     def _enable(self) -> None:
         vsi_id = self.resources.vsi_id
-        pairs = [queue.config(vsi_id, self._max_pkt_size) for queue in self.queues]
+        # After a reset the PF may allow less than before.
+        allowed = self.resources.max_mtu
+        max_frame = min(self._max_frame or allowed, allowed)
+        pairs = [queue.config(vsi_id, max_frame) for queue in self.queues]
         # 32 pairs fit one admin queue buffer with the padding element.
         for at in range(0, len(pairs), 32):
             self.channel.request(Op.CONFIG_VSI_QUEUES, VsiQueueConfig(vsi_id), pairs[at : at + 32])

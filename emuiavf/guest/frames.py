@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Self
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.guest._pmd import FlexBits, RxBits, TxBits
-from emuiavf.virtchnl.ops import Rxdid
 
 
 class L4(IntEnum):
@@ -33,13 +33,16 @@ class Iipt(IntEnum):
 _L4_OF_PROTOCOL = {6: L4.TCP, 17: L4.UDP, 132: L4.SCTP}
 _L4_MIN_LEN = {L4.NONE: 0, L4.TCP: 20, L4.SCTP: 12, L4.UDP: 8}
 _TAG_TYPES = (0x8100, 0x88A8)
+_FLEXBH_FD_ID = 1
+_NO_FLOW = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True)
 class TxFrame:
     """A frame to send and what the device is asked to do to it; lengths in bytes.
 
-    `mss` > 0 asks for segmentation, `vlan_tci` for the insertion of a tag.
+    `mss` > 0 asks for segmentation, `vlan_tci` for the insertion of a tag (L2TAG1), `outer_tci`
+    for one in front of that (L2TAG2).
     """
 
     data: bytes
@@ -50,6 +53,7 @@ class TxFrame:
     l4_len: int = 0
     mss: int = 0
     vlan_tci: int | None = None
+    outer_tci: int | None = None
 
     @classmethod
     def offloaded(cls, data: bytes, mss: int = 0, vlan_tci: int | None = None) -> Self:
@@ -92,13 +96,18 @@ class TxFrame:
 
     @property
     def context(self) -> tuple[int, int] | None:
-        """Both qwords of the context descriptor that segmentation needs."""
-        if not self.mss:
+        """Both qwords of the context descriptor that segmentation or an outer tag needs."""
+        if not self.mss and self.outer_tci is None:
             return None
-        payload = len(self.data) - self.l2_len - self.l3_len - self.l4_len
-        word = TxBits.TX_DTYPE_CONTEXT | TxBits.TX_CTX_TSO
-        word |= (payload & 0x3FFFF) << TxBits.TX_CTX_TSO_LEN_SHIFT
-        return 0, word | self.mss << TxBits.TX_CTX_MSS_SHIFT
+        tag, word = 0, int(TxBits.TX_DTYPE_CONTEXT)
+        if self.mss:
+            payload = len(self.data) - self.l2_len - self.l3_len - self.l4_len
+            word |= TxBits.TX_CTX_TSO | (payload & 0x3FFFF) << TxBits.TX_CTX_TSO_LEN_SHIFT
+            word |= self.mss << TxBits.TX_CTX_MSS_SHIFT
+        if self.outer_tci is not None:
+            tag = self.outer_tci << TxBits.TX_CTX_L2TAG2_SHIFT
+            word |= TxBits.TX_CTX_IL2TAG2
+        return tag, word
 
     def tagged(self, vlan_tci: int) -> Self:
         """The same with a VLAN tag to be inserted."""
@@ -116,7 +125,9 @@ def _zero_l4_checksum(frame: bytearray, at: int, l4: L4) -> None:
 class Frame:
     """A received frame and the verdicts of its last descriptor.
 
-    `error` has the bits of the legacy format, `status` those of the ring's own.
+    `error` has the bits of the legacy format, `status` those of the ring's own.  `vlan_tci` is the
+    tag that was moved to L2TAG1, `outer_tci` that of the second L2TAG2; `mark` is that of a flow
+    director rule.
     """
 
     data: bytes
@@ -126,6 +137,8 @@ class Frame:
     ptype: int
     rss_hash: int | None
     vlan_tci: int | None
+    mark: int | None = None
+    outer_tci: int | None = None
 
     @classmethod
     def from_descriptor(cls, data: bytes, queue: int, rxdid: int, *qwords: int) -> Self:
@@ -135,7 +148,9 @@ class Frame:
         return cls._from_flexible(data, queue, rxdid, *qwords)
 
     @classmethod
-    def _from_legacy(cls, data: bytes, queue: int, qword0: int, qword1: int, *_: int) -> Self:
+    def _from_legacy(
+        cls, data: bytes, queue: int, qword0: int, qword1: int, qword2: int, qword3: int
+    ) -> Self:
         status = qword1 & RxBits.RX_STATUS_MASK
         return cls(
             data=data,
@@ -145,14 +160,18 @@ class Frame:
             ptype=qword1 >> RxBits.RX_PTYPE_SHIFT & RxBits.RX_PTYPE_MASK,
             rss_hash=qword0 >> 32 if status & RxBits.RX_FLTSTAT == RxBits.RX_FLTSTAT else None,
             vlan_tci=qword0 >> 16 & 0xFFFF if status & RxBits.RX_L2TAG1P else None,
+            mark=qword3 >> 32 if qword2 >> 4 & 3 == _FLEXBH_FD_ID else None,
+            outer_tci=_second_tag(qword2, RxBits.RX_L2TAG2P),
         )
 
     @classmethod
     def _from_flexible(
-        cls, data: bytes, queue: int, rxdid: int, qword0: int, qword1: int, _: int, qword3: int
+        cls, data: bytes, queue: int, rxdid: int, qword0: int, qword1: int, qword2: int, qword3: int
     ) -> Self:
         status = qword1 & 0xFFFF
-        rss_hash = qword3 & 0xFFFF_FFFF if rxdid == Rxdid.FLEX_OVS else qword1 >> 32
+        rss_hash, flow_id = qword1 >> 32, qword3 & 0xFFFF_FFFF
+        if rxdid == Rxdid.FLEX_OVS:
+            rss_hash, flow_id = flow_id, rss_hash
         error = RxBits.RX_ERROR_IPE * (status >> FlexBits.FLEX_IPE_SHIFT & 1)
         error |= RxBits.RX_ERROR_L4E * (status >> FlexBits.FLEX_L4E_SHIFT & 1)
         error |= RxBits.RX_ERROR_RXE * (status >> FlexBits.FLEX_RXE_SHIFT & 1)
@@ -164,6 +183,8 @@ class Frame:
             ptype=qword0 >> FlexBits.FLEX_PTYPE_SHIFT & FlexBits.FLEX_PTYPE_MASK,
             rss_hash=rss_hash if status & FlexBits.FLEX_RSS_VALID else None,
             vlan_tci=qword1 >> 16 & 0xFFFF if status & FlexBits.FLEX_L2TAG1P else None,
+            mark=flow_id if flow_id != _NO_FLOW else None,
+            outer_tci=_second_tag(qword2, FlexBits.FLEX_L2TAG2P),
         )
 
     @property
@@ -174,3 +195,7 @@ class Frame:
     @property
     def checksums_good(self) -> bool:
         return self.checked and not self.error & (RxBits.RX_ERROR_IPE | RxBits.RX_ERROR_L4E)
+
+
+def _second_tag(qword2: int, present: int) -> int | None:
+    return qword2 >> RxBits.RX_L2TAG2_2_SHIFT if qword2 & present else None

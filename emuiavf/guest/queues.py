@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.guest._pmd import RxRing, TxRing, buffer_stride
 from emuiavf.guest.bar import Bar0
 from emuiavf.guest.frames import Frame, TxFrame
 from emuiavf.guest.memory import Block, DmaMemory
 from emuiavf.iavf import regs
 from emuiavf.virtchnl.messages import QueuePair as QueuePairConfig
-from emuiavf.virtchnl.ops import Rxdid
 
 TX_DESCRIPTOR = 16
 RX_DESCRIPTOR = 32
@@ -28,8 +28,10 @@ class QueuePair:
         ring_len: int,
         buf_size: int,
         rxdid: Rxdid = Rxdid.LEGACY,
+        keep_crc: bool = False,
     ) -> None:
         self.index = index
+        self._keep_crc = keep_crc
         self._bar = bar
         self._memory = memory
         self._blocks: list[Block] = []
@@ -110,7 +112,7 @@ class QueuePair:
             rx_splithdr_enabled=0,
             rx_databuffer_size=self.rx.buf_size,
             rx_max_pkt_size=max_pkt_size,
-            rx_crc_disable=0,
+            rx_crc_disable=int(self._keep_crc),
             rx_rxdid=self.rx.rxdid,
             rx_flags=0,
             rx_dma_ring_addr=self._rx_ring.iova,

@@ -19,4 +19,10 @@ def _attach(device: Any, engine: Any) -> Any:
     return RingBackend(device, engine)
 
 
-registry.models["emu_iavf"] = registry.Model(OPTIONS, _create, _attach)
+def _host(device: Any) -> Any:
+    from emuiavf.iavf.host import IavfHost
+
+    return IavfHost(device)
+
+
+registry.models["emu_iavf"] = registry.Model(OPTIONS, _create, _attach, _host)

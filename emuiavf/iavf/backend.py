@@ -5,10 +5,12 @@ still use it.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import (
+    FlowRule,
     RssConfig,
     RxFilter,
     RxQueueConfig,
@@ -18,6 +20,7 @@ from emuiavf.emudev.info import (
 )
 from emuiavf.iavf import regs
 from emuiavf.iavf.device import DOORBELLS, IavfDevice
+from emuiavf.policy import VfPolicy
 
 # Tables that wait to be freed before a grace is asked for on their account alone.
 MAX_RETIRED = 32
@@ -45,6 +48,7 @@ class RingBackend:
             polled=emu.doorbell_info(0).polled,
             watch=device.watch,
         )
+        self._max_rate = 0
         engine.add(self._vf)
         emu.subscribe(self)
         device.connect(self)
@@ -86,7 +90,7 @@ class RingBackend:
             self._vf.set_eventfd(vector, -1 if eventfd is None else eventfd)
         self._settle()
 
-    # Of these three a worker sees the old until the end of its turn, which harms nobody.
+    # Of these four a worker sees the old until the end of its turn, which harms nobody.
 
     def set_rx_filter(self, rx_filter: RxFilter) -> None:
         if rx_filter != self._vf.rx_filter:
@@ -97,6 +101,11 @@ class RingBackend:
     def set_rss(self, rss: RssConfig) -> None:
         self._vf.set_rss(rss)
         self._limit_retired()
+
+    def set_flows(self, rules: Sequence[FlowRule]) -> None:
+        if rules or self._vf.flow_hits():
+            self._vf.set_flows(rules)
+            self._limit_retired()
 
     def set_vlan_offload(self, vlan: VlanOffload) -> None:
         self._vf.set_vlan(vlan)
@@ -139,6 +148,51 @@ class RingBackend:
 
     def take_faults(self) -> list[tuple[str, int, str]]:
         return self._vf.take_faults()
+
+    # What the host imposes; the faults are inject.Sabotage
+
+    @property
+    def sabotage(self) -> Self:
+        return self
+
+    def set_policy(self, policy: VfPolicy) -> None:
+        """What frames show of the host's decisions from now on, as Engine.set_policy has it; and
+        the rate."""
+        self._engine.set_policy(self._vf, policy)
+        self._vf.reclaim()
+        if policy.max_rate != self._max_rate:
+            self._max_rate = policy.max_rate
+            self._vf.set_rate(policy.max_rate)
+            self.wake()
+
+    @property
+    def interrupts_left(self) -> int:
+        return self._vf.interrupts_left
+
+    @property
+    def interrupts_missing(self) -> bool:
+        return self._vf.interrupts_missing
+
+    @property
+    def corruptions_left(self) -> int:
+        return self._vf.corruptions_left
+
+    @property
+    def tx_hangs(self) -> bool:
+        return self._vf.tx_hangs
+
+    def lose_interrupts(self, count: int) -> None:
+        self._vf.lose_interrupts(count)
+
+    def repeat_interrupts(self) -> None:
+        self._vf.repeat_interrupts()
+
+    def corrupt_received(self, count: int) -> None:
+        self._vf.corrupt_received(count)
+
+    def hang_tx(self, hang: bool) -> None:
+        self._vf.hang_tx(hang)
+        self.wake()
 
     def _publish(self) -> None:
         self._engine.publish(self._vf)

@@ -10,6 +10,7 @@ from emuiavf.iavf.adminq import AdminQueue, Message
 from emuiavf.iavf.budget import COMMANDS_AT_ONCE, COMMANDS_PER_S, Budget
 from emuiavf.iavf.guestlog import GuestLog
 from emuiavf.iavf.reset import Cause, ResetMachine, ResetState, Timer
+from emuiavf.iavf.tampering import Tampering
 from emuiavf.virtchnl.ops import Op
 from emuiavf.virtchnl.session import Reply, ResetRequest
 
@@ -36,6 +37,7 @@ class Channel:
         call_later: Callable[[float, Callable[[], None]], Timer],
         log: GuestLog,
         budget: Budget | None = None,
+        tampering: Tampering | None = None,
     ) -> None:
         self.session = session
         self._adminq = adminq
@@ -43,6 +45,7 @@ class Channel:
         self._call_later = call_later
         self._log = log
         self._budget = budget or Budget(COMMANDS_PER_S, COMMANDS_AT_ONCE)
+        self._tampering = tampering or Tampering(lambda: None)
         self._next_turn: Timer | None = None
 
     def run(self) -> None:
@@ -72,14 +75,17 @@ class Channel:
                 self._log.warning(f"virtchnl: {reply.fault}")
             self._adminq.post(Message(reply.opcode, reply.body, reply.status))
 
-    def reset_by_host(self) -> None:
-        """Reset the VF, with a notice for a driver that is there to read it."""
+    def reset_by_host(self, hold_s: float = 0) -> None:
+        """Reset the VF, with a notice for a driver that is there to read it.
+
+        The reset reads as in progress for `hold_s` at least.
+        """
         notice = self.session.reset_impending()
         if notice:
+            self._resets.announce(Cause.HOST, hold_s)
             self.post(notice)
-            self._resets.announce(Cause.HOST)
         else:
-            self._resets.perform(Cause.HOST)
+            self._resets.perform(Cause.HOST, hold_s)
 
     def close(self) -> None:
         """No turn is to follow any more."""
@@ -88,6 +94,12 @@ class Channel:
             self._next_turn = None
 
     def _handle(self, message: Message) -> None:
+        if self._tampering.is_lost(message.opcode):
+            return
+        refusal = self._tampering.refusal(message.opcode)
+        if refusal is not None:
+            self._adminq.post(Message(message.opcode, status=refusal))
+            return
         for result in self.session.handle(message.opcode, message.body):
             if not isinstance(result, ResetRequest):
                 self.post((result,))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from emuiavf.emudev.device import EmuDevice
 from emuiavf.emudev.info import (
     EthStats,
+    FlowRule,
     RssConfig,
     RxFilter,
     RxQueueConfig,
@@ -57,6 +58,9 @@ class Datapath:
 
     def set_rss(self, rss: RssConfig) -> None:
         self._emu.set_rss(rss)
+
+    def set_flows(self, rules: Sequence[FlowRule]) -> None:
+        self._emu.set_flows(rules)
 
     def set_vlan_offload(self, vlan: VlanOffload) -> None:
         self._emu.set_vlan_offload(vlan)

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from emuiavf._dma import MemTable
@@ -32,9 +33,10 @@ from emuiavf.iavf.channel import Channel
 from emuiavf.iavf.datapath import Datapath
 from emuiavf.iavf.doorbells import Doorbells
 from emuiavf.iavf.guestlog import GuestLog
+from emuiavf.iavf.inject import Injector, Sabotage
 from emuiavf.iavf.interrupts import InterruptRegisters, VectorControl
 from emuiavf.iavf.memory import GuestRam
-from emuiavf.iavf.reset import Cause, ResetMachine, Timer
+from emuiavf.iavf.reset import Cause, ResetMachine, ResetState, Timer
 from emuiavf.iavf.shared import SharedFile
 from emuiavf.iavf.vectors import MsixVectors, Vectors
 from emuiavf.loop import Loop
@@ -42,7 +44,7 @@ from emuiavf.pci.config_space import CONFIG_SIZE, Bar, Command, ConfigSpace, Ide
 from emuiavf.pci.msix import MsixLayout
 from emuiavf.policy import VfPolicy
 from emuiavf.stats import eth_stats
-from emuiavf.virtchnl.session import Link, Session, VfLimits
+from emuiavf.virtchnl.session import Link, Reply, Session, VfLimits
 from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS
 
 _log = logging.getLogger(__name__)
@@ -71,9 +73,12 @@ class DataPathControl(VectorControl, Protocol):
 
     `take_faults()` tells (direction, queue, reason) of queues stopped since the last call; the
     device's `fault_fd` is signalled when there are any.  `forget_tx_tails()` clears the doorbells
-    of Tx queues that nobody has configured.
+    of Tx queues that nobody has configured.  `set_policy` is called once when the two meet, too.
     """
 
+    @property
+    def sabotage(self) -> Sabotage: ...
+    def set_policy(self, policy: VfPolicy) -> None: ...
     def take_faults(self) -> list[tuple[str, int, str]]: ...
     def forget_tx_tails(self) -> None: ...
 
@@ -103,6 +108,8 @@ class IavfDevice:
         self._log = GuestLog(_log, name)
         self._mapped = options["doorbell"] != "trap"
         self._control: DataPathControl | None = None
+        self.has_client = False
+        self.inject = Injector(self, loop.call_later)
         self.fault_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._doorbells = Doorbells(name, whole=options["doorbell"] == "shared")
         self._shared: SharedFile | None = None
@@ -120,7 +127,9 @@ class IavfDevice:
             self._stores_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._shared = SharedFile(self._doorbells.memory, self._stores_fd)
             loop.add_reader(self._stores_fd, self._on_stores)
-        self._make_vf(VfPolicy(mac=mac), VfLimits(queues, max_queues, vectors))
+        self._make_vf(
+            VfPolicy(mac=mac), VfLimits(queues, max_queues, vectors, offered=options["caps"])
+        )
         loop.add_reader(self.fault_fd, self._on_fault)
 
     def _provide_doorbells(self, max_queues: int) -> None:
@@ -149,12 +158,18 @@ class IavfDevice:
 
     def _make_vf(self, policy: VfPolicy, limits: VfLimits) -> None:
         self._bar0 = Bar0(self._doorbells, self._shared)
+        self._bar0.file.set(regs.VFGEN_RSTAT, regs.Rstat.VFR_ACTIVE)
         self._interrupts = InterruptRegisters(self._bar0, limits.num_vectors)
         self._adminq = AdminQueue(self.emu.mem, self._bar0.file, self._interrupts.on_delivered)
         self._resets = ResetMachine(self, self._loop.call_later)
         self._session = Session(policy, limits, Datapath(self.emu, self._ram, self._eth_stats))
         self._channel = Channel(
-            self._adminq, self._session, self._resets, self._loop.call_later, self._log
+            self._adminq,
+            self._session,
+            self._resets,
+            self._loop.call_later,
+            self._log,
+            tampering=self.inject.tampering,
         )
         self._bar0.on_write[regs.ATQT1.offset] = self._on_atq_tail
         self._bar0.on_write[regs.ATQLEN1.offset] = self._on_atq_set_up
@@ -178,10 +193,49 @@ class IavfDevice:
         """The data path that register writes and vector 0 go to; None takes it away."""
         self._control = control
         self._interrupts.control = control
+        if control is not None:
+            control.set_policy(self._session.vf.policy)
 
-    def reset_by_host(self) -> None:
-        """Reset the VF as a PF driver does, with RESET_IMPENDING before it."""
-        self._channel.reset_by_host()
+    def reset_by_host(self, hold_s: float = 0) -> None:
+        """Reset the VF as a PF driver does, with RESET_IMPENDING before it; takes `hold_s`."""
+        if self._resets.state is ResetState.HELD:
+            # Stopped already, with what the host had decided until then.
+            self._session.reset()
+        self._channel.reset_by_host(hold_s)
+
+    # What `host` and the injections need
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    @property
+    def control(self) -> DataPathControl | None:
+        return self._control
+
+    @property
+    def sabotage(self) -> Sabotage | None:
+        return self._control.sabotage if self._control is not None else None
+
+    @property
+    def requests(self) -> int:
+        return self._adminq.taken
+
+    @property
+    def in_reset(self) -> bool:
+        return self._resets.state is not ResetState.ACTIVE
+
+    def post(self, replies: Sequence[Reply]) -> None:
+        """Send messages to the VF."""
+        self._channel.post(replies)
+
+    def cut_link(self, cut: bool) -> None:
+        self._channel.post(self._session.cut_link(cut))
+
+    def reset_without_notice(self) -> None:
+        """A function-level reset by the host, whose kernel restores configuration space: a guest
+        that was not asked would else write its COMMAND without the BARs' bit."""
+        self._resets.perform(Cause.FLR)
 
     # vfio_user.session.DeviceOps
 
@@ -242,10 +296,12 @@ class IavfDevice:
         self._reset_function(Cause.CLIENT if reason is ResetReason.CLIENT else Cause.DISCONNECT)
 
     def attached(self) -> None:
-        """Nothing to do: a device is as new between clients."""
+        """A client is there; the device is as new."""
+        self.has_client = True
 
     def detached(self) -> None:
         """The client is gone: nothing of it stays."""
+        self.has_client = False
         self._reset_function(Cause.DISCONNECT)
         self._vectors.drop()
         self._error_vector.drop()
@@ -260,10 +316,7 @@ class IavfDevice:
             vf = self._session.vf
             self._channel.close()
             self._resets.close()
-            self._make_vf(
-                vf.policy,
-                VfLimits(conf.num_queue_pairs, vf.limits.max_queue_pairs, vf.limits.num_vectors),
-            )
+            self._make_vf(vf.policy, replace(vf.limits, num_queue_pairs=conf.num_queue_pairs))
             self.connect(self._control)
         for name, value in conf.attrs.items():
             self.set_attr(name, value)
@@ -288,6 +341,7 @@ class IavfDevice:
     def close(self) -> None:
         """Give back fds, memory and timers; data path and client are gone already."""
         self._loop.remove(self.fault_fd)
+        self.inject.close()
         if self._shared is not None:
             self._loop.remove(self._stores_fd)
             os.close(self._stores_fd)
@@ -304,6 +358,9 @@ class IavfDevice:
 
     # Steps of a reset
 
+    def show_in_progress(self) -> None:
+        self._bar0.file.set(regs.VFGEN_RSTAT, regs.Rstat.IN_PROGRESS)
+
     def stop_vf(self, cause: Cause) -> None:
         if cause.is_function_level:
             self._session.restart()
@@ -311,11 +368,12 @@ class IavfDevice:
             self._session.reset()
 
     def clear_registers(self) -> None:
+        # First: who maps BAR0 may look between any two of these.
+        self.show_in_progress()
         self._doorbells.clear()
         self._adminq.reset()
         self._interrupts.reset()
         self._bar0.reset()
-        self._bar0.file.set(regs.VFGEN_RSTAT, regs.Rstat.IN_PROGRESS)
 
     def activate(self) -> None:
         self._bar0.file.set(regs.VFGEN_RSTAT, regs.Rstat.VFR_ACTIVE)

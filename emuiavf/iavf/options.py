@@ -2,11 +2,31 @@
 
 from emuiavf.emudev import vdev
 from emuiavf.iavf.regs import MAX_QUEUE_PAIRS
+from emuiavf.virtchnl.ops import Cap
+from emuiavf.virtchnl.resources import GRANTED
 from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS
+
+
+def capabilities(text: str) -> Cap:
+    """`vlan+rss_pf`: only these, and L2; `-vlan_v2-crc`: all but these.  Names as in virtchnl.
+
+    ValueError for names of nothing that is served, with all that there are.
+    """
+    removes = text.startswith("-")
+    named = Cap.NONE
+    for word in text.removeprefix("-").split("-" if removes else "+"):
+        cap = Cap.__members__.get(word.upper(), Cap.NONE)
+        if not cap & GRANTED or word != word.lower():
+            known = ", ".join(str(one.name).lower() for one in GRANTED)
+            raise ValueError(f"{word!r} is not one of {known}")
+        named |= cap
+    return (GRANTED & ~named if removes else named) | Cap.L2
+
 
 OPTIONS: vdev.OptionTable = {
     "mac": vdev.Option(vdev.mac),
     "queues": vdev.Option(vdev.integer(1, MAX_PLAIN_QUEUE_PAIRS), 4),
     "max-queues": vdev.Option(vdev.integer(1, MAX_QUEUE_PAIRS), MAX_PLAIN_QUEUE_PAIRS),
+    "caps": vdev.Option(capabilities, GRANTED),
     "doorbell": vdev.Option(vdev.choice("mapped", "trap", "shared"), "mapped"),
 }

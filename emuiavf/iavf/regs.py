@@ -82,7 +82,8 @@ class Rstat(IntEnum):
     VFR_ACTIVE = 2
 
 
-VFGEN_RSTAT = Register("VFGEN_RSTAT", 0x8800, reset=Rstat.VFR_ACTIVE, writable=0x3)
+# As if a reset were in progress, which is when registers get their reset values.
+VFGEN_RSTAT = Register("VFGEN_RSTAT", 0x8800, reset=Rstat.IN_PROGRESS, writable=0x3)
 
 DOORBELL_BANKS = (QTX_TAIL1, QRX_TAIL1, VFINT_ITRN1, VFINT_DYN_CTLN1)
 # Pages without a register that needs a trap: what a client may map.

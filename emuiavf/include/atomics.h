@@ -41,11 +41,37 @@ static inline void spin_lock(uint32_t *p)
             sched_yield();
     }
 }
+/* 1 when the lock was free and is now the caller's: for who has better things to do than to wait. */
+static inline int try_lock(uint32_t *p)
+{
+    return !__atomic_load_n(p, __ATOMIC_RELAXED) && !__atomic_exchange_n(p, 1, __ATOMIC_ACQUIRE);
+}
 static inline void spin_unlock(uint32_t *p) { __atomic_store_n(p, 0, __ATOMIC_RELEASE); }
 /* 1 when *p was `seen` and is now `wanted`; else 0 and nothing has changed. */
 static inline int swap_if_u32(uint32_t *p, uint32_t seen, uint32_t wanted)
 {
     return __atomic_compare_exchange_n(p, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+static inline int swap_if_u64(uint64_t *p, uint64_t seen, uint64_t wanted)
+{
+    return __atomic_compare_exchange_n(p, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+/* Counts *p down by 1; 0 when it is 0 already. */
+static inline int take_one(uint32_t *p)
+{
+    uint32_t seen = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (seen)
+        if (__atomic_compare_exchange_n(p, &seen, seen - 1, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+            return 1;
+    return 0;
+}
+/* Adds v to *p, which counts as `floor` when it is less. */
+static inline void add_relaxed_from_u64(uint64_t *p, uint64_t floor, uint64_t v)
+{
+    uint64_t seen = __atomic_load_n(p, __ATOMIC_RELAXED), from;
+    do
+        from = seen < floor ? floor : seen;
+    while (!__atomic_compare_exchange_n(p, &seen, from + v, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 static inline void *load_acquire_ptr(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void *load_relaxed_ptr(void *const *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }

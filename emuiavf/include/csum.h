@@ -91,9 +91,8 @@ static inline void frame_copy(uint8_t *dst, const uint8_t *src, size_t len)
 
 /* ---- one's complement sums ----
  *
- * Sums are of 64-bit words in memory order with the carries added back, or of 32-bit words in 64
- * bits: both fold to the same 16.  `dst` NULL means that nothing is copied; it is a constant
- * wherever these are inlined.
+ * Sums are of 32-bit words in memory order, in 64 bits: they fold to the same 16.  `dst` NULL means
+ * that nothing is copied; it is a constant wherever these are inlined.
  */
 
 static inline uint64_t csum_plus(uint64_t sum, uint64_t part)
@@ -137,7 +136,7 @@ static inline __attribute__((always_inline)) uint64_t csum_tail(uint8_t *dst, co
 static inline __attribute__((always_inline)) uint64_t csum_words(uint8_t *dst, const uint8_t *src,
                                                                  size_t len)
 {
-    unsigned __int128 sum = 0;
+    uint64_t sum = 0;
     size_t left = len;
     for (; left >= 8; left -= 8) {
         uint64_t word = load_u64(src);
@@ -145,7 +144,8 @@ static inline __attribute__((always_inline)) uint64_t csum_words(uint8_t *dst, c
             store_u64(dst, word);
             dst += 8;
         }
-        sum += word;
+        sum += (uint32_t)word;
+        sum += word >> 32;
         src += 8;
     }
     if (left && len >= 8) {
@@ -154,19 +154,53 @@ static inline __attribute__((always_inline)) uint64_t csum_words(uint8_t *dst, c
         if (dst)
             store_u64(dst + left - 8, word);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-        sum += word >> (64 - 8 * left);
+        word >>= 64 - 8 * left;
 #else
-        sum += word << (64 - 8 * left);
+        word <<= 64 - 8 * left;
 #endif
+        sum += (uint32_t)word;
+        sum += word >> 32;
     } else if (left) {
         sum += csum_tail(dst, src, left);
     }
-    return csum_plus((uint64_t)sum, (uint64_t)(sum >> 64));
+    return sum;
 }
+
+#if defined(__SSSE3__)
+/* 16 bytes and more. */
+static inline uint64_t csum_sse(const uint8_t *src, size_t len)
+{
+    static const uint8_t slide[32] = {
+        0,    1,    2,    3,    4,    5,    6,    7,    8,    9,    10,   11,   12,   13,   14,   15,
+        0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
+    };
+    const __m128i low = _mm_set1_epi64x(0xffffffff);
+    __m128i sum = _mm_setzero_si128();
+    size_t left = len;
+    for (; left >= 16; left -= 16, src += 16) {
+        __m128i a = _mm_loadu_si128((const __m128i *)src);
+        sum = _mm_add_epi64(sum, _mm_and_si128(a, low));
+        sum = _mm_add_epi64(sum, _mm_srli_epi64(a, 32));
+    }
+    if (left) {
+        /* The last 16 bytes again: those not counted yet moved to the front, zeros behind them. */
+        __m128i a = _mm_loadu_si128((const __m128i *)(src + left - 16));
+        a = _mm_shuffle_epi8(a, _mm_loadu_si128((const __m128i *)(slide + 16 - left)));
+        sum = _mm_add_epi64(sum, _mm_and_si128(a, low));
+        sum = _mm_add_epi64(sum, _mm_srli_epi64(a, 32));
+    }
+    sum = _mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum));
+    return (uint64_t)_mm_cvtsi128_si64(sum);
+}
+#endif
 
 /* Sum of a short piece, inline: for headers. */
 static inline uint64_t csum_short(const uint8_t *src, size_t len)
 {
+#if defined(__SSSE3__)
+    if (!__builtin_constant_p(len) && len >= 16)
+        return csum_sse(src, len);
+#endif
     return csum_words(NULL, src, len);
 }
 

@@ -9,6 +9,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+
+#define FRAME_BROADCAST_MAC 0xffffffffffffu
+
+/* Bytes of a frame on the wire; a tag stands behind the addresses. */
+enum { ETHER_ADDRESSES = 12, ETHER_TAG = 4, ETHER_FCS = 4 };
+enum { ETHER_VLAN = 0x8100 };
 
 enum {
     BURST_FRAMES = 32,     /* a mask of frames fits one 32-bit word */
@@ -37,8 +44,13 @@ enum {
     FRAME_L4_GOOD = 1u << 10,     /* L4 checksum known to be right (computed here, or vouched for) */
     FRAME_L4_BAD = 1u << 11,
     FRAME_HASHED = 1u << 12,
-    FRAME_DROP = 1u << 14,        /* judged unfit by its source: delivered nowhere */
     FRAME_TAGGED = 1u << 13,      /* outermost tag is a VLAN tag of TPID 0x8100, 0x88a8 or 0x9100 */
+    FRAME_DROP = 1u << 14,        /* judged unfit by its source: delivered nowhere */
+    FRAME_MATCHED = 1u << 15,     /* a rule of the destination has matched ... */
+    FRAME_MARKED = 1u << 16,      /* ... and gives it `mark` */
+    FRAME_STEERED = 1u << 17,     /* ... and the queue that stands from bit FRAME_QUEUE_SHIFT on */
+    FRAME_QUEUE_SHIFT = 24,
+    FRAME_RULED = FRAME_MATCHED | FRAME_MARKED | FRAME_STEERED | 0xffu << FRAME_QUEUE_SHIFT,
 };
 
 /* Frame.l4_proto, and by chance the L4T codes of a Tx descriptor */
@@ -68,10 +80,23 @@ typedef struct Frame {
     uint8_t l4_proto;
     uint16_t vlan_tci;  /* of the outermost tag, when FRAME_TAGGED */
     uint16_t vlan_tpid;
+    uint32_t mark;      /* when FRAME_MARKED */
     uint64_t dst_mac;   /* destination address: its six bytes read as a little-endian number */
 } Frame;
 
 _Static_assert(sizeof(Frame) == 64, "a Frame is one cache line");
+
+/* Takes the destination address from the head, of which eight bytes can be read; returns the flags
+ * that follow from it. */
+static inline uint32_t frame_take_dst(Frame *frame, const uint8_t *head)
+{
+    uint64_t word;
+    memcpy(&word, head, 8);
+    frame->dst_mac = word & FRAME_BROADCAST_MAC;
+    if (!(word & 1))
+        return 0;
+    return frame->dst_mac == FRAME_BROADCAST_MAC ? FRAME_MULTICAST | FRAME_BROADCAST : FRAME_MULTICAST;
+}
 
 typedef struct Burst {
     Frame frames[BURST_FRAMES] __attribute__((aligned(64)));
@@ -85,15 +110,20 @@ typedef struct Burst {
 typedef struct Source Source;
 struct Source {
     /* Fill the burst from the oldest frame that is not done; returns the number of frames.  A frame
-     * that was taken and not done is taken again, with its cursor. */
+     * that was taken and not done is taken again, with its cursor.  TAKE_LATER: there are frames,
+     * and none may go before `due_ns`. */
     int (*take)(Source *source, Burst *burst);
     /* The first n frames are finished; if n is less than taken, frame n keeps its cursor. */
     void (*done)(Source *source, Burst *burst, int n);
     int fd;               /* becomes readable when there may be frames, or -1: must be polled */
     uint32_t member;      /* number of its endpoint in a switch: never sent back there */
     uint64_t held_since;  /* worker's: when the first frame began to wait for room, or 0 */
+    uint64_t flooded_ns;  /* worker's: until when what it has flooded counts, see SwitchConf.storm */
     uint64_t *row;        /* its counters: 16 of them, columns as in emuiavf/stats.py TX_COUNTERS */
+    uint64_t due_ns;      /* with TAKE_LATER */
 };
+
+enum { TAKE_LATER = -1 };
 
 enum { PUT_DROP = 1 };    /* frames that do not fit are dropped and counted, not left */
 
@@ -124,11 +154,12 @@ struct Poller {
 enum {
     RX_BYTES, RX_UNICAST, RX_MULTICAST, RX_BROADCAST, RX_DISCARDS, RX_UNKNOWN_PROTOCOL, RX_PACKETS,
     RX_NO_BUFFER, RX_TOO_LONG, RX_QUEUE_OFF, RX_BAD_ADDRESS, RX_INTERRUPTS, RX_CSUM_BAD,
-    RX_DISCARDED_BYTES,
+    RX_DISCARDED_BYTES, RX_RULE_DROPS,
 };
 enum {
     TX_BYTES, TX_UNICAST, TX_MULTICAST, TX_BROADCAST, TX_DISCARDS, TX_ERRORS, TX_PACKETS,
     TX_SEGMENTS, TX_MALICIOUS, TX_SPOOFED, TX_HELD, TX_INTERRUPTS, TX_FILTERED,
+    TX_STORM,
 };
 enum { ROW_COUNTERS = 16 };
 

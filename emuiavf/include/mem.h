@@ -61,4 +61,30 @@ static inline uint8_t *mem_translate(const MemMap *map, const Extent **hint, uin
     return extent->host + at;
 }
 
+/* The part of one extent where a range of up to a certain length may begin: for loops that translate
+ * many addresses, one comparison each.  What lies elsewhere is asked of mem_translate. */
+typedef struct MemReach {
+    uint64_t iova;
+    uint64_t size;  /* of the addresses at which a range may begin; 0: none */
+    uint8_t *host;
+} MemReach;
+
+/* Around the hint, which may be NULL, for ranges of up to `len` bytes and `prot`. */
+static inline MemReach mem_reach(const Extent *hint, uint64_t len, uint64_t prot)
+{
+    MemReach reach = {0, 0, NULL};
+    if (hint != NULL && hint->size >= len && (hint->prot & prot) == prot) {
+        reach.iova = hint->iova;
+        reach.size = hint->size - len + 1;
+        reach.host = hint->host;
+    }
+    return reach;
+}
+
+static inline uint8_t *mem_reached(const MemReach *reach, uint64_t iova)
+{
+    uint64_t at = iova - reach->iova;
+    return __builtin_expect(at < reach->size, 1) ? reach->host + at : NULL;
+}
+
 #endif

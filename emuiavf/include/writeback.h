@@ -22,13 +22,23 @@ enum {
     RXD_EOF = 0x2,
     RXD_L2TAG1P = 0x4,
     RXD_L3L4P = 0x8,
+    RXD_CRCP = 0x10,
     RXD_UMBCAST_SHIFT = 9,
+    RXD_FLM = 0x800, /* a flow director rule has matched */
     RXD_RSS_VALID = 0x3000,
     RXD_IPE_SHIFT = 22,
     RXD_L4E_SHIFT = 23,
     RXD_PTYPE_SHIFT = 30,
     RXD_LENGTH_SHIFT = 38,
 };
+
+/* Legacy, qword 2 (ext_status): the upper half of qword 3 has the id of a flow director rule. */
+enum { RXD_FLEXBH_FD_ID = 0x10 };
+/* qword 2 of both: a bit, and the second L2TAG2 in the highest 16 bits. */
+enum { RXD_L2TAG2P = 0x1, RXF_L2TAG2P = 0x800, RX_L2TAG2_2_SHIFT = 48 };
+
+/* Tags that were moved into the descriptor; the buffer ends with the FCS. */
+enum { RX_L2TAG1 = 0x10, RX_L2TAG2 = 0x20, RX_CRC = 0x40 };
 
 /* Flexible, qword 1 (status_error0); L2TAG1 above it. */
 enum {
@@ -37,6 +47,7 @@ enum {
     RXF_L3L4P = 0x8,
     RXF_IPE_SHIFT = 4,
     RXF_L4E_SHIFT = 5,
+    RXF_CRCP = 0x800,
     RXF_RSS_VALID = 0x1000,
     RXF_L2TAG1P = 0x2000,
     RXF_L2TAG1_SHIFT = 16,
@@ -55,39 +66,73 @@ typedef struct Writeback {
 
 #define WRITEBACK_INLINE static inline __attribute__((always_inline))
 
-/* `verdict`: FRAME_L4_BAD when found while copying.  `tagged`: the tag was moved into the descriptor.
- * No branch on frame contents. */
-WRITEBACK_INLINE Writeback writeback_of(uint32_t rxdid, const Frame *frame, uint32_t verdict,
-                                        uint32_t tagged)
+/* What follows from the flags of a frame alone.  `verdict`: FRAME_L4_BAD when found while copying.
+ * `extra`: RX_*.  No branch on frame contents. */
+WRITEBACK_INLINE Writeback writeback_base(uint32_t rxdid, uint64_t flags, uint32_t verdict,
+                                          uint32_t extra)
 {
-    uint64_t flags = frame->flags, cast = flags / FRAME_MULTICAST & 3;
-    uint64_t tag = tagged ? frame->vlan_tci : 0;
+    uint64_t cast = flags / FRAME_MULTICAST & 3;
     /* The two flag bits make 0, 1, 3; the field wants 0, 1, 2. */
     cast -= cast >> 1;
     Writeback made = {{0, 0, 0, 0}};
     if (rxdid != RXDID_LEGACY) {
-        uint64_t swapped = rxdid == RXDID_FLEX_OVS;
-        made.qword[0] = rxdid | cast << RXF_UMBCAST_SHIFT | (uint64_t)frame->ptype << RXF_PTYPE_SHIFT;
+        made.qword[0] = rxdid | cast << RXF_UMBCAST_SHIFT;
         made.qword[1] = RXF_DD
                         | (uint64_t)((flags & (FRAME_IPV4 | FRAME_IPV6)) != 0) * RXF_L3L4P
                         | (uint64_t)((flags & FRAME_HASHED) != 0) * RXF_RSS_VALID
-                        | (uint64_t)(tagged != 0) * RXF_L2TAG1P
+                        | (uint64_t)((extra & RX_L2TAG1) != 0) * RXF_L2TAG1P
+                        | (uint64_t)((extra & RX_CRC) != 0) * RXF_CRCP
                         | (uint64_t)((flags & FRAME_IP_BAD) != 0) << RXF_IPE_SHIFT
-                        | (uint64_t)((verdict & FRAME_L4_BAD) != 0) << RXF_L4E_SHIFT
-                        | tag << RXF_L2TAG1_SHIFT
-                        | (uint64_t)(swapped ? RXF_NO_FDIR_ID : frame->hash) << 32;
-        made.qword[3] = swapped ? frame->hash : RXF_NO_FDIR_ID;
+                        | (uint64_t)((verdict & FRAME_L4_BAD) != 0) << RXF_L4E_SHIFT;
+        made.qword[2] = (uint64_t)((extra & RX_L2TAG2) != 0) * RXF_L2TAG2P;
         return made;
     }
-    made.qword[0] = (uint64_t)frame->hash << 32 | tag << 16;
     made.qword[1] = RXD_DD | cast << RXD_UMBCAST_SHIFT
                     | (uint64_t)((flags & (FRAME_IPV4 | FRAME_IPV6)) != 0) * RXD_L3L4P
                     | (uint64_t)((flags & FRAME_HASHED) != 0) * RXD_RSS_VALID
-                    | (uint64_t)(tagged != 0) * RXD_L2TAG1P
+                    | (uint64_t)((extra & RX_L2TAG1) != 0) * RXD_L2TAG1P
+                    | (uint64_t)((extra & RX_CRC) != 0) * RXD_CRCP
                     | (uint64_t)((flags & FRAME_IP_BAD) != 0) << RXD_IPE_SHIFT
-                    | (uint64_t)((verdict & FRAME_L4_BAD) != 0) << RXD_L4E_SHIFT
-                    | (uint64_t)frame->ptype << RXD_PTYPE_SHIFT;
+                    | (uint64_t)((verdict & FRAME_L4_BAD) != 0) << RXD_L4E_SHIFT;
+    made.qword[2] = (uint64_t)((extra & RX_L2TAG2) != 0) * RXD_L2TAG2P;
     return made;
+}
+
+/* The same with hash, packet type and the tags moved to L2TAG1 and L2TAG2 (0: none). */
+WRITEBACK_INLINE Writeback writeback_of(uint32_t rxdid, const Writeback *base, const Frame *frame,
+                                        uint64_t tag1, uint64_t tag2)
+{
+    Writeback made = *base;
+    made.qword[2] |= tag2 << RX_L2TAG2_2_SHIFT;
+    if (rxdid != RXDID_LEGACY) {
+        uint64_t swapped = rxdid == RXDID_FLEX_OVS;
+        made.qword[0] |= (uint64_t)frame->ptype << RXF_PTYPE_SHIFT;
+        made.qword[1] |= tag1 << RXF_L2TAG1_SHIFT
+                         | (uint64_t)(swapped ? RXF_NO_FDIR_ID : frame->hash) << 32;
+        made.qword[3] = swapped ? frame->hash : RXF_NO_FDIR_ID;
+        return made;
+    }
+    made.qword[0] = (uint64_t)frame->hash << 32 | tag1 << 16;
+    made.qword[1] |= (uint64_t)frame->ptype << RXD_PTYPE_SHIFT;
+    return made;
+}
+
+/* What a rule has noted in the frame.  Apart, since most guests have no rules. */
+WRITEBACK_INLINE void writeback_mark(uint32_t rxdid, Writeback *made, const Frame *frame)
+{
+    uint64_t mark = frame->mark;
+    if (rxdid == RXDID_LEGACY && frame->flags & FRAME_MATCHED)
+        made->qword[1] |= RXD_FLM;
+    if (!(frame->flags & FRAME_MARKED))
+        return;
+    if (rxdid == RXDID_LEGACY) {
+        made->qword[2] |= RXD_FLEXBH_FD_ID;
+        made->qword[3] |= mark << 32;
+    } else if (rxdid == RXDID_FLEX_OVS) {
+        made->qword[1] = (uint32_t)made->qword[1] | mark << 32;
+    } else {
+        made->qword[3] = made->qword[3] >> 32 << 32 | mark;
+    }
 }
 
 /* Hand one descriptor over.  All 32 bytes: stale ones would read as a mark or a timestamp (trap 24).

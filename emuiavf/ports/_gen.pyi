@@ -6,7 +6,6 @@ import numpy.typing as npt
 from emuiavf.emudev.vdev import Option
 from emuiavf.ports._port import Port
 
-MAX_SIZE: int
 MAX_FLOWS: int
 SOURCE_IP: bytes
 TARGET_IP: bytes

@@ -4,26 +4,24 @@ A frame is a function of its number, so nothing is kept: what found no room is m
 _pattern.pxd; the port `verify` and our guest driver check it.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from emuiavf._pattern cimport (
-    PRIME, STAMPED, Lanes, Stream, fill, lanes_add_bytes, lanes_begin, lanes_fold, stream_head,
-    stream_init,
+    PRIME, STAMPED, FixedHead, Lanes, Stream, fill, fixed_head, fixed_init, lanes_add_bytes,
+    lanes_fold, stream_init,
 )
 from emuiavf.datapath._endpoint cimport SourceRef
 from emuiavf.datapath._frame cimport (
-    BURST_BYTES, BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, L4_NONE, TX_BYTES, TX_PACKETS,
-    TX_UNICAST, Burst, Frame, Source,
+    BURST_BYTES, BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, FRAME_MAX_LEN, L4_NONE, TX_BYTES,
+    TX_PACKETS, TX_UNICAST, Burst, Frame, Source,
 )
 from emuiavf.ports._port cimport Port
 
 from emuiavf._pattern import flow_header
 from emuiavf.emudev.vdev import Option, integer, mac
 
-# As in frame.h; above it no Rx ring takes a frame.
-MAX_SIZE = 9728
 MAX_FLOWS = 1024
 # RFC 2544's range for tests; testpmd's txonly uses the other half of it.
 SOURCE_IP, TARGET_IP = bytes([198, 19, 0, 1]), bytes([198, 19, 0, 2])
@@ -40,8 +38,7 @@ cdef enum:
 
 cdef struct Gen:
     Source source          # first
-    Stream *flows
-    uint64_t dst_mac
+    FixedHead *flows
     uint64_t next          # frames done, over all flows
     uint64_t end           # of all frames; 0: there is none
     uint64_t rate          # frames per second; 0: as many as there is room for
@@ -51,40 +48,33 @@ cdef struct Gen:
     uint32_t size
     uint32_t stride        # of `rests`
     uint8_t *rests         # what is behind the head, one for each frame of a burst
+    Frame frame            # what all frames have in common
 
 
-cdef inline void make_frame(Gen *gen, Burst *burst, uint32_t i, uint64_t number) noexcept nogil:
-    cdef Stream *flow = &gen.flows[number % gen.num_flows]
-    cdef uint64_t seq = number // gen.num_flows
+cdef inline void make_frame(const Gen *gen, const FixedHead *flow, Burst *burst, uint32_t i,
+                            uint64_t seq, uint64_t now_ns) noexcept nogil:
     cdef uint8_t *head = burst.heads[i] + FRAME_HEADROOM
     cdef Frame *frame = &burst.frames[i]
     cdef uint64_t words[8]
+    cdef uint64_t number = flow.words[7] >> 16
     cdef Lanes lanes
-    cdef uint32_t size = gen.size, now = FRAME_HEAD if size > FRAME_HEAD else size
-    stream_head(flow, words, size, seq, burst.now_ns)
-    lanes_begin(&lanes, words, size)
-    if now > STAMPED:
-        fill(head + STAMPED, now - STAMPED, (seq + 1) * PRIME + flow.number)
-        lanes_add_bytes(&lanes, head + STAMPED, now - STAMPED)
-    frame.num_segs = 0
-    if size > now:
+    cdef uint32_t rest
+    fixed_head(flow, words, &lanes, seq, now_ns)
+    frame[0] = gen.frame
+    frame.head = head
+    if gen.size > STAMPED:
+        rest = frame.head_len - STAMPED
+        fill(head + STAMPED, rest, (seq + 1) * PRIME + number)
+        lanes_add_bytes(&lanes, head + STAMPED, rest)
+    if gen.size > FRAME_HEAD:
+        rest = gen.size - FRAME_HEAD
         frame.segs = &burst.segs[i]
-        frame.num_segs = 1
         frame.segs.data = gen.rests + <uint64_t>i * gen.stride
-        frame.segs.len = size - now
-        fill(frame.segs.data, size - now, (seq + 1) * PRIME ^ flow.number)
-        lanes_add_bytes(&lanes, frame.segs.data, size - now)
+        frame.segs.len = rest
+        fill(frame.segs.data, rest, (seq + 1) * PRIME ^ number)
+        lanes_add_bytes(&lanes, frame.segs.data, rest)
     words[7] |= <uint64_t>lanes_fold(&lanes) << 32
     memcpy(head, words, STAMPED)
-    frame.head = head
-    frame.head_len = <uint16_t>now
-    frame.len = size
-    frame.flags = 0
-    frame.hash = 0
-    frame.cursor = 0
-    frame.ptype = 1
-    frame.l4_proto = L4_NONE
-    frame.dst_mac = gen.dst_mac
 
 
 cdef inline void earn(Gen *gen, uint64_t now) noexcept nogil:
@@ -101,7 +91,8 @@ cdef inline void earn(Gen *gen, uint64_t now) noexcept nogil:
 cdef int gen_take(Source *source, Burst *burst) noexcept nogil:
     cdef Gen *gen = <Gen *>source
     cdef uint64_t count = BURST_FRAMES
-    cdef uint32_t i
+    cdef uint64_t seq = gen.next // gen.num_flows, now_ns = burst.now_ns
+    cdef uint32_t i, flow = <uint32_t>(gen.next % gen.num_flows)
     if gen.end and gen.end - gen.next < count:
         count = gen.end - gen.next
     if gen.size * count > BURST_BYTES:
@@ -112,7 +103,11 @@ cdef int gen_take(Source *source, Burst *burst) noexcept nogil:
             count = gen.credit // SECOND_NS
     burst.num_segs = BURST_FRAMES
     for i in range(<uint32_t>count):
-        make_frame(gen, burst, i, gen.next + i)
+        make_frame(gen, &gen.flows[flow], burst, i, seq, now_ns)
+        flow += 1
+        if flow == gen.num_flows:
+            flow = 0
+            seq += 1
     return <int>count
 
 
@@ -134,7 +129,7 @@ cdef class Generator(Port):
     """
 
     OPTIONS = {
-        "size": Option(integer(STAMPED, MAX_SIZE), 64),
+        "size": Option(integer(STAMPED, FRAME_MAX_LEN), 64),
         "flows": Option(integer(1, MAX_FLOWS), 1),
         "rate": Option(integer(0, 1_000_000_000), 0),
         "count": Option(integer(0, (1 << 63) - 1), 0),
@@ -150,21 +145,28 @@ cdef class Generator(Port):
         self._gen.rests = NULL
 
     def __init__(self, str name, dict values, rows=None):
+        cdef Stream stream
         cdef uint32_t i
         super().__init__(name, rows)
         self._gen.size = values["size"]
         self._gen.num_flows = values["flows"]
         self._gen.rate = values["rate"]
         self._gen.end = values["count"]
-        self._gen.dst_mac = int.from_bytes(values["dst"], "little")
-        self._gen.flows = <Stream *>calloc(self._gen.num_flows, sizeof(Stream))
+        self._gen.frame.len = self._gen.size
+        self._gen.frame.head_len = min(self._gen.size, <uint32_t>FRAME_HEAD)
+        self._gen.frame.num_segs = self._gen.size > FRAME_HEAD
+        self._gen.frame.ptype = 1
+        self._gen.frame.l4_proto = L4_NONE
+        self._gen.frame.dst_mac = int.from_bytes(values["dst"], "little")
+        self._gen.flows = <FixedHead *>calloc(self._gen.num_flows, sizeof(FixedHead))
         self._gen.stride = (self._gen.size + SLACK + 63) & ~63
         self._gen.rests = <uint8_t *>calloc(BURST_FRAMES, self._gen.stride)
         if self._gen.flows == NULL or self._gen.rests == NULL:
             raise MemoryError
         for i in range(self._gen.num_flows):
             header = flow_header(values["src"], values["dst"], SOURCE_IP, TARGET_IP, FIRST_PORT + i)
-            stream_init(&self._gen.flows[i], header, i)
+            stream_init(&stream, header, i)
+            fixed_init(&self._gen.flows[i], &stream, self._gen.size)
         self._gen.source.take = gen_take
         self._gen.source.done = gen_done
         self._gen.source.fd = -1

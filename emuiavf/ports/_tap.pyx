@@ -20,7 +20,7 @@ from emuiavf.datapath._frame cimport (
     FRAME_MAX_SEGMENTS, FRAME_MIN_LEN, FRAME_MULTICAST, L4_SCTP, L4_TCP, L4_UDP, PUT_DROP,
     RX_BAD_ADDRESS, RX_DISCARDS, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG,
     TX_BROADCAST, TX_BYTES, TX_ERRORS, TX_MULTICAST, TX_PACKETS, TX_UNICAST, Burst, Frame,
-    FrameSink, Segment, Source,
+    FrameSink, Segment, Source, frame_take_dst,
 )
 from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_fold, csum_init, frame_check_request,
@@ -81,7 +81,6 @@ cdef enum:
 # After a look that found nothing the next one waits: a read costs a system call, and a worker
 # that also polls rings would make one every turn.  (Asleep, it is woken by the descriptor.)
 cdef uint64_t LOOK_NS = 2_000
-cdef uint64_t BROADCAST = 0xFFFFFFFFFFFF
 # Where the checksum is behind the L4 header, by L4_*.
 cdef uint16_t[4] CSUM_FIELD = [0, 16, 8, 6]
 
@@ -157,7 +156,6 @@ cdef int admit(TapIn *tap, uint8_t *data, uint32_t length,
                const VnetHeader *header) noexcept nogil:
     """Make a Frame of what was read; non-zero: dropped."""
     cdef Frame *frame = &tap.frames[tap.count]
-    cdef uint64_t word
     if length < FRAME_MIN_LEN:
         return 1
     memset(frame, 0, sizeof(Frame))
@@ -165,12 +163,7 @@ cdef int admit(TapIn *tap, uint8_t *data, uint32_t length,
     frame.len = length
     frame.head_len = <uint16_t>(length if length < FRAME_HEAD else FRAME_HEAD)
     frame.ptype = 1
-    memcpy(&word, data, 8)
-    frame.dst_mac = word & BROADCAST
-    if data[0] & 1:
-        frame.flags |= FRAME_MULTICAST
-        if frame.dst_mac == BROADCAST:
-            frame.flags |= FRAME_BROADCAST
+    frame.flags = frame_take_dst(frame, data)
     if judge_header(frame, data, header):
         return 1
     tap.rests[tap.count].data = data + frame.head_len
@@ -343,7 +336,7 @@ cdef void ask_csum(VnetHeader *header, const Frame *frame) noexcept nogil:
 
 cdef int put_large(TapOut *tap, Frame *frame, uint32_t *cursor) noexcept nogil:
     """A frame to be segmented, in pieces as large as Linux takes; nearly always that is one."""
-    cdef uint8_t head[FRAME_HEAD]
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD]
     cdef VnetHeader header
     cdef Frame piece = frame[0]
     cdef uint32_t length = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len

@@ -1,7 +1,8 @@
 """The verifying port: counts what comes and, of numbered frames, what is missing, late or damaged.
 
 Layout of the frames: _pattern.pxd; the port `gen` makes them.  A frame is read from the guest's
-memory once, into a buffer of ours, unless it lies in its private head altogether.
+memory once, into a buffer of ours, unless it lies in its private head altogether.  One VLAN tag or
+two may have been put into it on the way.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -38,6 +39,9 @@ assert len(VERIFY_COUNTERS) == NUM_VERIFY
 cdef enum:
     FLOW_NUMBERS = 65536
     SCRATCH = FRAME_MAX_LEN + 128
+    ADDRESSES = 12         # bytes in front of the tags
+    MAX_TAGS = 2
+    TAG = 4
 
 
 cdef struct VerifyOut:
@@ -49,6 +53,18 @@ cdef struct VerifyOut:
     uint64_t addresses     # of the IPv4 header, as a word
     uint32_t lock          # guards all but `row`
     uint32_t check
+
+
+cdef inline uint32_t tags_of(const uint8_t *head) noexcept nogil:
+    """Bytes of VLAN tags in a head of STAMPED bytes, of two tags at most."""
+    cdef uint32_t at = 0
+    cdef uint32_t tpid
+    while at < MAX_TAGS * TAG:
+        tpid = <uint32_t>head[ADDRESSES + at] << 8 | head[ADDRESSES + at + 1]
+        if tpid not in (0x8100, 0x88A8, 0x9100):
+            break
+        at += TAG
+    return at
 
 
 cdef inline uint64_t addresses_of(const uint8_t *head) noexcept nogil:
@@ -79,20 +95,25 @@ cdef inline const uint8_t *whole(VerifyOut *out, Frame *frame) noexcept nogil:
 cdef int verify_frame(VerifyOut *out, Frame *frame) noexcept nogil:
     """Count a frame; 0 when it is none of the numbered ones."""
     cdef const uint8_t *data
+    cdef uint32_t tags
     cdef uint64_t words[8]
     cdef uint64_t *expected
     cdef uint64_t *result = out.result
     cdef Lanes lanes
     cdef Stamp stamp
     if (frame.len < STAMPED or frame.head_len < STAMPED or frame.len > FRAME_MAX_LEN
-            or frame.head_len > FRAME_HEADROOM + FRAME_HEAD or frame.flags & FRAME_ASK_TSO
-            or addresses_of(frame.head) != out.addresses):
+            or frame.head_len > FRAME_HEADROOM + FRAME_HEAD or frame.flags & FRAME_ASK_TSO):
+        return 0
+    tags = tags_of(frame.head)
+    if (frame.len < STAMPED + tags or frame.head_len < STAMPED + tags
+            or addresses_of(frame.head + tags) != out.addresses):
         return 0
     data = whole(out, frame)
-    memcpy(words, data, STAMPED)
+    memcpy(words, data, ADDRESSES)
+    memcpy(<uint8_t *>words + ADDRESSES, data + ADDRESSES + tags, STAMPED - ADDRESSES)
     stamp = stamp_of(words)
-    lanes_begin(&lanes, words, frame.len)
-    lanes_add_bytes(&lanes, data + STAMPED, frame.len - STAMPED)
+    lanes_begin(&lanes, words, frame.len - tags)
+    lanes_add_bytes(&lanes, data + STAMPED + tags, frame.len - STAMPED - tags)
     expected = &out.expected[stamp.flow]
     result[VERIFY_FRAMES] += 1
     if lanes_fold(&lanes) != stamp.check:

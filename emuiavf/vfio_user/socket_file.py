@@ -30,11 +30,17 @@ class SocketFile:
         except OSError as fault:
             raise ConfigError(f"{self.lock_path}: {fault.strerror}") from None
 
-    def listen(self) -> socket.socket:
-        """Replace a stale socket file and listen there; ConfigError when that cannot be done."""
+    def listen(self, mode: int | None = None) -> socket.socket:
+        """Replace a stale socket file and listen there; ConfigError when that cannot be done.
+
+        `mode`: the most that the file's permissions are, from its first moment on.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._remove_stale()
+            if mode is not None:
+                # Linux gives the file that bind makes the mode of the socket.
+                os.fchmod(listener.fileno(), mode)
             listener.bind(str(self.path))
             self._bound = _identity(os.stat(self.path))
             listener.listen(_BACKLOG)
@@ -86,6 +92,20 @@ class SocketFile:
             self.release()
             raise ConfigError(f"{self.path}: exists and is not a socket")
         self.path.unlink(missing_ok=True)
+
+
+def remove_dead(path: Path) -> None:
+    """Remove a socket file whose owner has died, and its lock; anything else stays."""
+    try:
+        file = SocketFile(path)
+    except ConfigError:
+        return
+    try:
+        file.listen().close()
+    except ConfigError:
+        pass
+    finally:
+        file.release()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

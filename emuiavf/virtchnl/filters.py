@@ -8,6 +8,7 @@ from emuiavf.virtchnl.state import Vf, check
 
 MAX_MAC_FILTERS = 256
 """Addresses of one VF, its own included.  FreeBSD uses up to 128 multicast, DPDK 64 and 64."""
+MAX_MAC_FILTERS_UNTRUSTED = 18
 
 BROADCAST = b"\xff" * 6
 _TYPE_MASK = 3
@@ -32,7 +33,8 @@ def on_add_eth_addr(vf: Vf, msg: Listing) -> bytes:
         elif addr == mac and kind == EtherAddrType.PRIMARY:
             default_mac = addr
         macs.add(addr)
-    check(len(macs) <= MAX_MAC_FILTERS, f"{len(macs)} addresses, at most {MAX_MAC_FILTERS}")
+    limit = MAX_MAC_FILTERS if vf.policy.trust else MAX_MAC_FILTERS_UNTRUSTED
+    check(len(macs) <= limit, f"{len(macs)} addresses, at most {limit}")
     vf.update_rx_filter(mac=mac, macs=frozenset(macs))
     vf.default_mac = default_mac
     return b""

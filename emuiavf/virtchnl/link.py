@@ -19,6 +19,8 @@ _SPEED_CODES = (
 
 def is_link_up(vf: Vf) -> bool:
     """The port's link as the host lets the VF see it."""
+    if vf.link_cut:
+        return False
     if vf.policy.link_state is LinkPolicy.AUTO:
         return vf.link.up
     return vf.policy.link_state is LinkPolicy.ENABLE

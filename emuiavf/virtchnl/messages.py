@@ -7,19 +7,23 @@ fields mean is the handlers' business.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from emuiavf.errors import PeerError
 from emuiavf.layout import S32, U8, U16, U32, U64, Mac, Wire, wire
-from emuiavf.virtchnl.ops import MAX_MESSAGE, Op, Status
+from emuiavf.virtchnl.ops import MAX_MESSAGE, Action, Op, Status
 
 
 class VirtchnlError(PeerError):
-    """A request that is refused; dispatch answers with `status` and changes nothing."""
+    """A request that is refused; dispatch answers with `status` and changes nothing.
 
-    def __init__(self, message: str, status: Status = Status.ERR_PARAM) -> None:
+    `body` is data of that answer, for the few requests whose answer says more.
+    """
+
+    def __init__(self, message: str, status: Status = Status.ERR_PARAM, body: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        self.body = body
 
 
 # Requests, in the order of their opcodes
@@ -160,11 +164,122 @@ class SupportedRxdids(Wire):
     supported_rxdids: U64
 
 
+@wire(size=72)
+class ProtoHdr(Wire):
+    """One protocol header of a rule; `buffer` is a header in network order, for its values."""
+
+    type: S32
+    field_selector: U32
+    buffer: Annotated[bytes, "64s"] = b""
+
+
+@wire(size=2444)
+class RssCfg(Wire):
+    """ADD_RSS_CFG, DEL_RSS_CFG: `count` of `ProtoHdr` in `headers`."""
+
+    tunnel_level: Annotated[int, "B3x"]
+    count: S32
+    headers: Annotated[bytes, "2304s"]
+    algorithm: Annotated[int, "i128x"]
+
+    @classmethod
+    def of(cls, headers: Sequence[ProtoHdr], algorithm: int = 0, tunnel_level: int = 0) -> Self:
+        """As a driver sends it; `headers` from the outermost on."""
+        packed = b"".join(header.encode() for header in headers)
+        return cls(tunnel_level, len(headers), packed.ljust(2304, b"\0"), algorithm)
+
+
+@wire(size=36)
+class FilterAction(Wire):
+    """One action of a flow director rule: what the fields mean goes by `Action`.
+
+    QUEUE and Q_REGION have an index, the latter also the binary logarithm of the number of
+    queues; MARK has its id in the place of both.
+    """
+
+    type: S32
+    index: U16 = 0
+    region: Annotated[int, "H28x"] = 0
+
+    @classmethod
+    def mark(cls, mark_id: int) -> Self:
+        return cls(Action.MARK, mark_id & 0xFFFF, mark_id >> 16)
+
+    @property
+    def mark_id(self) -> int:
+        return self.region << 16 | self.index
+
+
+@wire(size=2616)
+class FdirAdd(Wire):
+    """ADD_FDIR_FILTER, both ways; the answer has `flow_id` and `status`."""
+
+    vsi_id: U16
+    validate_only: U16
+    flow_id: U32
+    tunnel_level: Annotated[int, "B3x"]
+    count: S32
+    headers: Annotated[bytes, "2304s"]
+    action_count: S32
+    actions: Annotated[bytes, "288s"]
+    status: S32
+
+    @classmethod
+    def of(
+        cls,
+        headers: Sequence[ProtoHdr] | bytes,
+        actions: Sequence[FilterAction],
+        vsi_id: int = 0,
+        validate_only: int = 0,
+    ) -> Self:
+        """As a driver sends it; `headers` as bytes is a raw pattern."""
+        raw = isinstance(headers, bytes)
+        packed = headers if isinstance(headers, bytes) else b"".join(h.encode() for h in headers)
+        return cls(
+            vsi_id=vsi_id,
+            validate_only=validate_only,
+            flow_id=0,
+            tunnel_level=0,
+            count=0 if raw else len(headers),
+            headers=packed.ljust(2304, b"\0"),
+            action_count=len(actions),
+            actions=b"".join(action.encode() for action in actions).ljust(288, b"\0"),
+            status=0,
+        )
+
+
+def raw_pattern(spec: bytes, mask: bytes) -> bytes:
+    """A raw pattern: bits of `mask` tell which of `spec` a frame must have, from its start on."""
+    return len(spec).to_bytes(2, "little") + spec.ljust(1024, b"\0") + mask.ljust(1024, b"\0")
+
+
+@wire(size=12)
+class FdirDel(Wire):
+    """DEL_FDIR_FILTER, both ways; the answer has `status`."""
+
+    vsi_id: Annotated[int, "H2x"]
+    flow_id: U32
+    status: S32 = 0
+
+
 @wire(size=2)
 class QueueRequest(Wire):
     """REQUEST_QUEUES, both ways: a number of queue pairs."""
 
     num_queue_pairs: U16
+
+
+@wire(size=4)
+class VlanIdList(Wire):
+    """ADD_VLAN, DEL_VLAN: header of a list of `VlanId`."""
+
+    vsi_id: U16
+    num_elements: U16 = 0
+
+
+@wire(size=2)
+class VlanId(Wire):
+    vlan_id: U16
 
 
 @wire(size=8)
@@ -327,6 +442,13 @@ LAYOUTS: dict[Op, Layout] = {
     Op.CONFIG_RSS_LUT: _list(RssLut, None, "lut_entries", extra=1),
     Op.GET_RSS_HENA_CAPS: Layout(None),
     Op.SET_RSS_HENA: Layout(RssHena),
+    Op.ADD_RSS_CFG: Layout(RssCfg),
+    Op.DEL_RSS_CFG: Layout(RssCfg),
+    Op.ADD_FDIR_FILTER: Layout(FdirAdd),
+    Op.DEL_FDIR_FILTER: Layout(FdirDel),
+    Op.ADD_VLAN: _list(VlanIdList, VlanId, "num_elements", extra=1),
+    Op.DEL_VLAN: _list(VlanIdList, VlanId, "num_elements", extra=1),
+    Op.ENABLE_VLAN_STRIPPING: Layout(None),
     Op.DISABLE_VLAN_STRIPPING: Layout(None),
     Op.REQUEST_QUEUES: Layout(QueueRequest),
     Op.GET_SUPPORTED_RXDIDS: Layout(None),
@@ -345,6 +467,8 @@ REPLIES: dict[Op, type[Wire]] = {
     Op.GET_STATS: StatsReply,
     Op.EVENT: PfEvent,
     Op.GET_RSS_HENA_CAPS: RssHena,
+    Op.ADD_FDIR_FILTER: FdirAdd,
+    Op.DEL_FDIR_FILTER: FdirDel,
     Op.REQUEST_QUEUES: QueueRequest,
     Op.GET_SUPPORTED_RXDIDS: SupportedRxdids,
     Op.GET_OFFLOAD_VLAN_V2_CAPS: VlanCaps,

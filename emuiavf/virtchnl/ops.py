@@ -174,12 +174,67 @@ class Promisc(IntFlag):
 
 
 class HashFunc(IntEnum):
-    """Algorithms of CONFIG_RSS_HFUNC."""
+    """Algorithms of CONFIG_RSS_HFUNC and ADD_RSS_CFG."""
 
     TOEPLITZ = 0
     XOR = 1
     SYMMETRIC_TOEPLITZ = 2
     SYMMETRIC_XOR = 3
+
+
+class Proto(IntEnum):
+    """Types of protocol headers in rules (virtchnl_proto_hdr_type)."""
+
+    NONE = 0
+    ETH = 1
+    S_VLAN = 2
+    C_VLAN = 3
+    IPV4 = 4
+    IPV6 = 5
+    TCP = 6
+    UDP = 7
+    SCTP = 8
+    GTPU_IP = 9
+    GTPU_EH = 10
+    GTPU_EH_PDU_DWN = 11
+    GTPU_EH_PDU_UP = 12
+    PPPOE = 13
+    L2TPV3 = 14
+    ESP = 15
+    AH = 16
+    PFCP = 17
+    GTPC = 18
+    ECPRI = 19
+    L2TPV2 = 20
+    PPP = 21
+    IPV4_FRAG = 22
+    IPV6_EH_FRAG = 23
+    GRE = 24
+
+
+class Action(IntEnum):
+    """What a flow director rule does (virtchnl_action)."""
+
+    DROP = 0
+    TC_REDIRECT = 1
+    PASSTHRU = 2
+    QUEUE = 3
+    Q_REGION = 4
+    MARK = 5
+    COUNT = 6
+
+
+class FdirStatus(IntEnum):
+    """What an answer says of a flow director rule (virtchnl_fdir_prgm_status)."""
+
+    SUCCESS = 0
+    FAILURE_RULE_NORESOURCE = 1
+    FAILURE_RULE_EXIST = 2
+    FAILURE_RULE_CONFLICT = 3
+    FAILURE_RULE_NONEXIST = 4
+    FAILURE_RULE_INVALID = 5
+    FAILURE_RULE_TIMEOUT = 6
+    FAILURE_QUERY_INVALID = 7
 
 
 class VlanSupport(IntFlag):
@@ -197,14 +252,6 @@ class VlanSupport(IntFlag):
     AND = 0x2000_0000
     XOR = 0x4000_0000
     TOGGLE = 0x8000_0000
-
-
-class Rxdid(IntEnum):
-    """Formats of the Rx writeback that are served."""
-
-    LEGACY = 1
-    FLEX_NIC = 2
-    FLEX_OVS = 22
 
 
 HENA_IPV4 = 0xFF << 29

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig, VectorMap
 from emuiavf.virtchnl.messages import (
     Listing,
@@ -11,7 +12,7 @@ from emuiavf.virtchnl.messages import (
     SupportedRxdids,
     VectorEntry,
 )
-from emuiavf.virtchnl.ops import ITR_NONE, Cap, Rxdid
+from emuiavf.virtchnl.ops import ITR_NONE, Cap
 from emuiavf.virtchnl.state import Vf, VfConfig, check
 
 RING_LENS = range(32, 8160 + 1, 32)
@@ -132,8 +133,11 @@ def _check_rx(vf: Vf, pair: QueuePair) -> None:
     size, frame = pair.rx_databuffer_size, pair.rx_max_pkt_size
     check(pair.rx_ring_len in RING_LENS, f"Rx ring_len={pair.rx_ring_len}")
     check(size == 0 or size in DATABUFFER_SIZES, f"databuffer_size={size}")
-    check(MIN_FRAME <= frame <= vf.limits.max_frame, f"max_pkt_size={frame}")
-    check(pair.rx_crc_disable == 0, "crc_disable needs the CRC capability")
+    check(MIN_FRAME <= frame <= vf.max_frame, f"max_pkt_size={frame}")
+    if pair.rx_crc_disable:
+        offload = vf.config.vlan_offload
+        check(Cap.CRC in vf.config.caps, "crc_disable needs the CRC capability")
+        check(not (offload.strip or offload.strip_outer), "crc_disable with VLAN stripping")
     if Cap.RX_FLEX_DESC in vf.config.caps:
         check(pair.rx_rxdid in list(Rxdid), f"rxdid={pair.rx_rxdid} is not supported")
 
@@ -153,6 +157,7 @@ def _rx_config(vf: Vf, pair: QueuePair) -> RxQueueConfig:
         databuffer_size=size - size % DATABUFFER_UNIT,
         max_pkt_size=pair.rx_max_pkt_size,
         writeback=pair.rx_rxdid if flexible else Rxdid.LEGACY,
+        keep_crc=bool(pair.rx_crc_disable),
     )
 
 

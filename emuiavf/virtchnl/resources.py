@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from emuiavf.virtchnl import vlan
 from emuiavf.virtchnl.messages import CapRequest, QueueRequest, Version, VfResources
 from emuiavf.virtchnl.ops import (
     RSS_KEY_SIZE,
@@ -19,11 +20,16 @@ GRANTED = (
     | Cap.WB_ON_ITR
     | Cap.REQ_QUEUES
     | Cap.ADV_LINK_SPEED
+    | Cap.CRC
     | Cap.VLAN_V2
+    | Cap.VLAN
     | Cap.RX_POLLING
     | Cap.RSS_PCTYPE_V2
     | Cap.RSS_PF
     | Cap.RX_FLEX_DESC
+    | Cap.ADV_RSS_PF
+    | Cap.FDIR_PF
+    | Cap.TC_U32
 )
 """What a VF gets when it asks.  A bit stands here only when all of its opcodes are served."""
 
@@ -48,14 +54,17 @@ def on_get_vf_resources(vf: Vf, msg: CapRequest | None) -> bytes:
     A 1.0 VF sends no capabilities and gets L2.  A second request changes the capabilities only.
     """
     check((msg is None) == _is_v10(vf), "capabilities belong to virtchnl 1.1, not to 1.0")
-    caps = Cap.L2 if msg is None else Cap(msg.caps & GRANTED)
+    caps = Cap.L2 if msg is None else _granted(vf, Cap(msg.caps))
+    if Cap.FDIR_PF not in caps:
+        caps &= ~Cap.TC_U32  # its raw patterns are rules of the flow director
+    vlan.negotiated(vf, caps)
     vf.update(caps=caps)
     vf.state = VfState.ACTIVE
     return VfResources(
         num_vsis=1,
         num_queue_pairs=vf.num_queue_pairs,
         max_vectors=vf.limits.num_vectors,
-        max_mtu=vf.limits.max_frame,
+        max_mtu=vf.max_frame,
         vf_cap_flags=caps,
         rss_key_size=RSS_KEY_SIZE,
         rss_lut_size=RSS_LUT_SIZE,
@@ -84,6 +93,17 @@ def on_request_queues(vf: Vf, msg: QueueRequest) -> bytes | ResetRequest:
     vf.num_queue_pairs = pairs
     vf.state = VfState.RESETTING
     return ResetRequest(Op.REQUEST_QUEUES, pairs)
+
+
+def _granted(vf: Vf, wanted: Cap) -> Cap:
+    """A VF in a port VLAN has nothing to do with tags (ice grants VLAN_V2 with nothing in it).
+
+    Of the two versions of VLAN a VF gets one, the newer if it can.
+    """
+    caps = wanted & GRANTED & vf.limits.offered
+    if vf.policy.port_vlan:
+        return caps & ~(Cap.VLAN | Cap.VLAN_V2)
+    return caps & ~Cap.VLAN if Cap.VLAN_V2 in caps else caps
 
 
 def _is_v10(vf: Vf) -> bool:

@@ -1,12 +1,16 @@
 """Spreading received frames over queues: key, LUT, packet classes (HENA) and hash function.
 
-All of it may come before any queue exists; LUT entries are therefore not compared with queues,
-and the data path sends what names no enabled queue to queue 0.
+What is hashed in other ways than a class of HENA says is `adv_rss`'s.  All of it may come before
+any queue exists; LUT entries are therefore not compared with queues, and the data path sends what
+names no enabled queue to queue 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from emuiavf.emudev.info import RssConfig
+from emuiavf.virtchnl import adv_rss
+from emuiavf.virtchnl.flows import Stack, StackHash
 from emuiavf.virtchnl.messages import Listing, RssHena, RssHfunc
 from emuiavf.virtchnl.ops import HENA_SUPPORTED, RSS_KEY_SIZE, RSS_LUT_SIZE, HashFunc
 from emuiavf.virtchnl.state import Vf, check
@@ -32,19 +36,24 @@ def on_get_rss_hena_caps(vf: Vf, msg: None) -> bytes:
 
 
 def on_set_rss_hena(vf: Vf, msg: RssHena) -> bytes:
-    """SET_RSS_HENA: classes that we do not know are left out (FreeBSD's default names some)."""
-    return _apply(vf, replace(vf.config.rss, hena=msg.hena & HENA_SUPPORTED))
+    """SET_RSS_HENA: classes that we do not know are left out (FreeBSD's default names some).
+
+    As in ice it takes the place of all that ADD_RSS_CFG has made.
+    """
+    return _apply(vf, replace(vf.config.rss, hena=msg.hena & HENA_SUPPORTED), {})
 
 
 def on_config_rss_hfunc(vf: Vf, msg: RssHfunc) -> bytes:
-    """CONFIG_RSS_HFUNC: as in ice, all that is not symmetric Toeplitz means plain Toeplitz."""
+    """CONFIG_RSS_HFUNC: as in ice, all that is not symmetric Toeplitz means plain Toeplitz.
+
+    It is for all that is hashed, whatever ADD_RSS_CFG has said of single stacks.
+    """
     vf.check_vsi(msg.vsi_id)
     symmetric = msg.rss_algorithm == HashFunc.SYMMETRIC_TOEPLITZ
-    return _apply(vf, replace(vf.config.rss, symmetric=symmetric))
+    stacks = {s: replace(h, symmetric=symmetric) for s, h in vf.config.hash_stacks.items()}
+    return _apply(vf, replace(vf.config.rss, symmetric=symmetric, xor=False), stacks)
 
 
-def _apply(vf: Vf, rss: RssConfig) -> bytes:
-    if rss != vf.config.rss:
-        vf.datapath.set_rss(rss)
-        vf.update(rss=rss)
+def _apply(vf: Vf, rss: RssConfig, stacks: Mapping[Stack, StackHash] | None = None) -> bytes:
+    adv_rss.apply(vf, rss, vf.config.hash_stacks if stacks is None else stacks)
     return b""

@@ -12,7 +12,7 @@ from typing import Any
 
 from emuiavf.errors import PeerError
 from emuiavf.policy import VfPolicy
-from emuiavf.virtchnl import filters, link, queues, resources, rss, stats, vlan
+from emuiavf.virtchnl import adv_rss, fdir, filters, link, queues, resources, rss, stats, vlan
 from emuiavf.virtchnl.messages import VirtchnlError, decode
 from emuiavf.virtchnl.ops import RSS_KEY_SIZE, Cap, Op, Status
 from emuiavf.virtchnl.resources import ResetRequest
@@ -68,7 +68,14 @@ RULES: dict[Op, Rule] = {
     Op.GET_RSS_HENA_CAPS: Rule(rss.on_get_rss_hena_caps, _ACTIVE, Cap.RSS_PF),
     Op.SET_RSS_HENA: Rule(rss.on_set_rss_hena, _ACTIVE, Cap.RSS_PF),
     Op.CONFIG_RSS_HFUNC: Rule(rss.on_config_rss_hfunc, _ACTIVE, Cap.RSS_PF),
+    Op.ADD_RSS_CFG: Rule(adv_rss.on_add_rss_cfg, _ACTIVE, Cap.ADV_RSS_PF),
+    Op.DEL_RSS_CFG: Rule(adv_rss.on_del_rss_cfg, _ACTIVE, Cap.ADV_RSS_PF),
+    Op.ADD_FDIR_FILTER: Rule(fdir.on_add_fdir_filter, _ACTIVE, Cap.FDIR_PF),
+    Op.DEL_FDIR_FILTER: Rule(fdir.on_del_fdir_filter, _ACTIVE, Cap.FDIR_PF),
     Op.GET_SUPPORTED_RXDIDS: Rule(queues.on_get_supported_rxdids, _ACTIVE, Cap.RX_FLEX_DESC),
+    Op.ADD_VLAN: Rule(vlan.on_add_vlan, _ACTIVE, Cap.VLAN),
+    Op.DEL_VLAN: Rule(vlan.on_del_vlan, _ACTIVE, Cap.VLAN),
+    Op.ENABLE_VLAN_STRIPPING: Rule(vlan.on_enable_vlan_stripping, _ACTIVE, Cap.VLAN),
     Op.DISABLE_VLAN_STRIPPING: Rule(vlan.on_disable_vlan_stripping, _ACTIVE),
     Op.GET_OFFLOAD_VLAN_V2_CAPS: Rule(vlan.on_get_offload_vlan_v2_caps, _ACTIVE, Cap.VLAN_V2),
     Op.ADD_VLAN_V2: Rule(vlan.on_add_vlan_v2, _ACTIVE, Cap.VLAN_V2),
@@ -83,7 +90,7 @@ _SERVED = {int(op): op for op in RULES}
 
 
 class Session:
-    """The PF's side for one VF.  What `handle` returns is to be posted in that order."""
+    """The PF's side for one VF.  What `handle` returns is to be carried out in that order."""
 
     def __init__(
         self,
@@ -109,7 +116,8 @@ class Session:
         return self.vf.config.mac
 
     def handle(self, opcode: int, body: bytes) -> list[Reply | ResetRequest]:
-        """At most one answer, then the events that follow from it, or a reset to be made.
+        """At most one answer, then the events that follow from it; or a reset to be made, then its
+        notice.
 
         Between a ResetRequest and `reset()` the VF gets no answers: they would reach the driver
         after the reset.
@@ -121,12 +129,12 @@ class Session:
             op, rule = self._rule(opcode)
             result = rule.handler(vf, decode(op, body))
         except VirtchnlError as error:
-            return [Reply(opcode, error.status, fault=str(error))]
+            return [Reply(opcode, error.status, error.body, fault=str(error))]
         except PeerError as error:  # the data path cannot reach the memory of a ring
             return [Reply(opcode, Status.ERR_PARAM, fault=str(error))]
         if isinstance(result, ResetRequest):
             notice = self._reset_notice() if result.reason is Op.REQUEST_QUEUES else []
-            return [*notice, result]
+            return [result, *notice]
         return [Reply(opcode, body=result), *(self.link_event() if rule.then_link else [])]
 
     def reset(self) -> None:
@@ -136,6 +144,17 @@ class Session:
     def restart(self) -> None:
         """The guest is gone and another may come: nothing of it is kept."""
         self.vf.restart()
+
+    def set_policy(self, policy: VfPolicy) -> tuple[list[Reply], bool]:
+        """The host has decided anew: events for the VF, and whether it has to be reset for it."""
+        moved = policy.link_state is not self.vf.policy.link_state
+        has_to_reset = self.vf.set_policy(policy)
+        return self.link_event() if moved else [], has_to_reset
+
+    def cut_link(self, cut: bool) -> list[Reply]:
+        """Injected: the link is down while it is cut; returns the event."""
+        self.vf.link_cut = cut
+        return self.link_event()
 
     def set_link(self, link_state: Link) -> list[Reply]:
         """The port's link has changed; returns the event for a VF that may have one."""

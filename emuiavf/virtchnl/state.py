@@ -19,7 +19,8 @@ from emuiavf.emudev.info import (
     VectorMap,
     VlanOffload,
 )
-from emuiavf.policy import VfPolicy
+from emuiavf.policy import MTU_OVERHEAD, VfPolicy
+from emuiavf.virtchnl.flows import Filter, Stack, StackHash
 from emuiavf.virtchnl.messages import VirtchnlError
 from emuiavf.virtchnl.ops import HENA_SUPPORTED, MAX_FRAME, Cap, Promisc
 
@@ -28,6 +29,9 @@ VSI_ID = 1
 
 MAX_PLAIN_QUEUE_PAIRS = 16
 """Queue pairs that the bitmaps of IRQ_MAP can name; more need LARGE_NUM_QPAIRS."""
+
+_TAG = 4
+_TOLD_BY_RESET = ("mac", "mac_locked", "port_vlan", "port_qos", "port_tpid", "trust", "mtu")
 
 
 class VfState(Flag):
@@ -41,12 +45,16 @@ class VfState(Flag):
 
 @dataclass(frozen=True)
 class VfLimits:
-    """Sizes of the device: `num_queue_pairs` at first, `num_vectors` includes vector 0."""
+    """Sizes of the device: `num_queue_pairs` at first, `num_vectors` includes vector 0.
+
+    `offered` limits what is granted of that which is served.
+    """
 
     num_queue_pairs: int
     max_queue_pairs: int
     num_vectors: int
     max_frame: int = MAX_FRAME
+    offered: Cap = ~Cap.NONE
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,17 @@ class Datapath(Sink, Protocol):
 class VfConfig:
     """All that messages configure and a reset forgets.
 
-    `mac` is the VF's own address, which it may have taken out of `macs`.  `*_stopped`: queues
-    that were running under their present configuration and have been disabled since.
+    `mac` is the VF's own address, which it may have taken out of `macs`.  `hash_stacks`: what
+    ADD_RSS_CFG has put in the place of classes of `rss`.  `fdir`: flow director rules by their
+    ids.  `*_stopped`: queues that were running under their present configuration and have been
+    disabled since.
     """
 
     mac: bytes
     macs: frozenset[bytes]
     rss: RssConfig
+    hash_stacks: Mapping[Stack, StackHash] = field(default_factory=dict)
+    fdir: Mapping[int, Filter] = field(default_factory=dict)
     caps: Cap = Cap.NONE
     promisc: Promisc = Promisc.NONE
     vlans: frozenset[int] = frozenset()
@@ -110,6 +122,7 @@ class Vf:
         self.limits = limits
         self.datapath = datapath
         self.link = Link()
+        self.link_cut = False  # injected: down, whatever port and policy say
         self._rss_key = rss_key
         self._start_over()
 
@@ -117,6 +130,22 @@ class Vf:
     def max_queue_pairs(self) -> int:
         """The most queue pairs that REQUEST_QUEUES can get."""
         return min(self.limits.max_queue_pairs, MAX_PLAIN_QUEUE_PAIRS)
+
+    @property
+    def max_frame(self) -> int:
+        """The largest frame without FCS; the tag of a port VLAN takes its part, as in ice."""
+        allowed = self.policy.mtu + MTU_OVERHEAD
+        return min(self.limits.max_frame, allowed) - (_TAG if self.policy.port_vlan else 0)
+
+    def set_policy(self, policy: VfPolicy) -> bool:
+        """What the host has decided; whether the VF has to be reset to take it.
+
+        Such a reset is what tells the driver, in ice too: it asks for its resources anew.
+        """
+        before, self.policy = self.policy, policy
+        if policy.mac != before.mac:
+            self.default_mac = policy.mac
+        return any(getattr(before, name) != getattr(policy, name) for name in _TOLD_BY_RESET)
 
     def reset(self) -> None:
         """Forget what the guest configured; its data path is stopped when this returns."""
@@ -134,6 +163,7 @@ class Vf:
         """Tell the data path the settings that no message has made."""
         self.datapath.set_rx_filter(self.config.rx_filter)
         self.datapath.set_rss(self.config.rss)
+        self.datapath.set_flows(())
         self.datapath.set_vlan_offload(self.config.vlan_offload)
 
     def update(self, **changes: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from emuiavf.cli.run import parse_cpus, qemu_options
+from emuiavf.control import place
 from emuiavf.errors import ConfigError
 from emuiavf.vfio_user.client import Client
 from tests.cli.process import Running, emuiavf
@@ -91,11 +92,29 @@ def test_iavf_devices_with_workers_end_as_cleanly(path: Path, idle: str) -> None
     assert "Traceback" not in err
 
 
+def test_switches_with_names_are_served_and_end_as_cleanly(path: Path) -> None:
+    vdevs = [f"--vdev=emu_iavf{i},path={path}{i}" for i in range(3)]
+    switches = ("--switch=sw0,storm=0", "--switch=sw1,age=10", "--port=sink0,type=null")
+    joined = ("--connect=sw0,emu_iavf0,emu_iavf1", "--connect=sw1,emu_iavf2", "--connect=sw1,sink0")
+    with Running(*vdevs, *switches, *joined) as backend, Client(f"{path}0"):
+        code, _, err = backend.end(signal.SIGTERM)
+    assert (code, segments_of(backend.pid)) == (0, [])
+    assert "connected sw1,sink0" in err
+    assert "Traceback" not in err
+
+
+def test_switch_that_is_not_there_is_named(path: Path) -> None:
+    done = emuiavf("run", "--vdev", f"emu_iavf0,path={path}", "--connect", "sw0,emu_iavf0")
+    assert done.returncode != 0
+    assert "connect: 'sw0' is no device or port" in done.stderr
+
+
 def test_every_log_line_is_one_event(path: Path) -> None:
     with Running("--vdev", f"emu_scratch0,path={path}") as backend:
         _, _, err = backend.end(signal.SIGTERM)
     words = [line.split(" INFO ")[1] for line in err.splitlines()]
-    assert words == [f"emu_scratch0: serving {path}", "ready", "stopping"]
+    control = f"control: {place.runtime_dir()}/{backend.pid}.control"
+    assert words == [f"emu_scratch0: serving {path}", control, "ready", "stopping"]
 
 
 def test_log_level_leaves_out_what_is_less(path: Path) -> None:

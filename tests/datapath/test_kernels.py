@@ -149,3 +149,24 @@ def test_toeplitz_agrees_with_the_definition(key: bytes, data: bytes) -> None:
         for (size, with_ports), value in expected.items():
             got = _probe.toeplitz(key, data[:size], data[32:] if with_ports else None)
             assert got == value, (way, size, with_ports)
+
+
+def alike(flow: bytes) -> bytes:
+    """What a symmetric hash is taken of: the XOR of both addresses, and of both ports, twice."""
+    address = bytes(a ^ b for a, b in zip(flow[:4], flow[4:8], strict=True))
+    port = bytes(a ^ b for a, b in zip(flow[8:10], flow[10:], strict=True))
+    return address * 2 + port * 2
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    key=st.binary(min_size=52, max_size=52),
+    flows=st.lists(st.binary(min_size=12, max_size=12), max_size=32),
+    symmetric=st.booleans(),
+)
+def test_toeplitz_of_a_burst_agrees_with_the_definition(
+    key: bytes, flows: list[bytes], symmetric: bool
+) -> None:
+    expected = [kernels.toeplitz(key, alike(flow) if symmetric else flow) for flow in flows]
+    for way in [way for way in _probe.HASHES if _probe.use_hash(way)]:
+        assert _probe.toeplitz_burst(key, b"".join(flows), symmetric) == expected, way

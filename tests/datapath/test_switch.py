@@ -8,7 +8,7 @@ import pytest
 from emuiavf.datapath import _switch
 from emuiavf.datapath._endpoint import Endpoint
 from emuiavf.datapath.engine import Engine
-from emuiavf.emudev.info import RxFilter
+from emuiavf.emudev.info import RxFilter, vlan_tag
 from emuiavf.errors import ConfigError
 from emuiavf.ports._null import Null
 from tests.rings import Driver
@@ -84,9 +84,10 @@ def test_promiscuous_members_also_get_what_is_for_others() -> None:
 
 @pytest.mark.parametrize("tpid", ["8100", "88a8", "9100"])
 def test_vlans_are_pruned_by_the_outermost_tag(tpid: str) -> None:
+    named = frozenset(vlan_tag(vlan, int(tpid, 16)) for vlan in (5, 4095))
     members = [
         port(wants(mac(0))),
-        port(wants(mac(1), vlans=frozenset({5, 4095}))),
+        port(wants(mac(1), vlans=named)),
         port(wants(mac(2), vlans=frozenset())),
         port(wants(mac(3), vlans=frozenset(), promisc_unicast=True)),
         port(),
@@ -97,6 +98,10 @@ def test_vlans_are_pruned_by_the_outermost_tag(tpid: str) -> None:
     assert _switch.routes(members, 0, frame(BROADCAST, 6, tpid)) == [3, 4]
     assert _switch.routes(members, 0, frame(mac(1), 4095, tpid)) == [1, 3]
     assert _switch.routes(members, 0, frame(mac(2), 5, tpid)) == [3]
+    for other in {"8100", "88a8", "9100"} - {tpid}:
+        assert _switch.routes(members, 0, frame(BROADCAST, 5, other)) == [3, 4]
+        assert not _switch.accepts(members[1].rx_filter, frame(BROADCAST, 5, other))
+    assert _switch.accepts(members[1].rx_filter, frame(BROADCAST, 5, tpid))
 
 
 @pytest.mark.parametrize("count", [1, 2, 500, 3000])

@@ -311,8 +311,8 @@ def test_request_queues_announces_and_then_resets(guest: Guest) -> None:
     guest.driver.send(29, struct.pack("<H", 2))
     event = guest.link_event()
     assert struct.unpack_from("<i", event.body) == (2,)
-    wait_for("the reset", lambda: guest.read32(regs.ARQLEN1.offset) == 0)
-    assert guest.read32(regs.VFGEN_RSTAT.offset) == 2
+    wait_for("the reset", lambda: guest.read32(regs.VFGEN_RSTAT.offset) == 2)
+    assert guest.read32(regs.ARQLEN1.offset) == 0
     guest.driver.open()
     assert struct.unpack_from("<HH", guest.rpc(3, struct.pack("<I", 1)).body) == (1, 2)
 

@@ -11,6 +11,10 @@ from emuiavf.emudev.info import (
     DeviceInfo,
     DmaProt,
     DoorbellInfo,
+    FlowAction,
+    FlowBase,
+    FlowRule,
+    FlowWord,
     IrqInfo,
     MemRegion,
     QueueInfo,
@@ -27,6 +31,7 @@ from tests.fakes.sink import RecordingSink
 TX1 = TxQueueConfig(1, 512, 0x1000)
 RX1 = RxQueueConfig(1, 512, 0x8000, 2048, 1522)
 MAP3 = VectorMap(3, rx_queues=2, tx_queues=2, rx_itr=0, tx_itr=1)
+RULE = FlowRule(0, frozenset({26}), (FlowWord(FlowBase.L4),), (80,), FlowAction.DROP)
 FILTER = RxFilter(frozenset({bytes.fromhex("525400123456")}))
 REGION = MemRegion(0, 4096, DmaProt.READ, True)
 
@@ -84,6 +89,7 @@ class Rig:
         self.emu.set_irqs({3: 77})
         self.emu.set_rx_filter(FILTER)
         self.emu.set_rss(RssConfig(hena=1))
+        self.emu.set_flows((RULE,))
         self.emu.set_vlan_offload(VlanOffload(strip=True))
         self.emu.map_vectors([MAP3])
         self.emu.configure_tx(TX1)
@@ -102,6 +108,7 @@ REPLAY = [
     ("set_irqs", {3: 77}),
     ("set_rx_filter", FILTER),
     ("set_rss", RssConfig(hena=1)),
+    ("set_flows", (RULE,)),
     ("set_vlan_offload", VlanOffload(strip=True)),
     ("map_vectors", (MAP3,)),
     ("configure_tx", TX1),
@@ -148,7 +155,7 @@ def test_configure_refused_changes_nothing(rig: Rig, conf: DeviceConf) -> None:
 
 def test_pushed_facts_reach_a_subscriber_in_order(rig: Rig) -> None:
     rig.started().push_all()
-    assert rig.sink.calls == [*REPLAY[1:6], ("map_vectors", [MAP3]), *REPLAY[7:]]
+    assert rig.sink.calls == [*REPLAY[1:7], ("map_vectors", [MAP3]), *REPLAY[8:]]
 
 
 def test_subscribe_replays_what_is_true_now(rig: Rig) -> None:
@@ -252,6 +259,7 @@ def test_reset_forgets_queues_but_keeps_eventfds_and_bus_master(rig: Rig) -> Non
         ("set_irqs", {3: 77}),
         ("set_rx_filter", RxFilter()),
         ("set_rss", RssConfig()),
+        ("set_flows", ()),
         ("set_vlan_offload", VlanOffload()),
     ]
 

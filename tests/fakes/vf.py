@@ -7,8 +7,8 @@ from emuiavf.emudev.info import EthStats, RxQueueConfig, TxQueueConfig, VectorMa
 from emuiavf.layout import Wire
 from emuiavf.policy import VfPolicy
 from emuiavf.virtchnl import messages as m
-from emuiavf.virtchnl.ops import Op, Status
-from emuiavf.virtchnl.session import Reply, ResetRequest, Session, VfLimits
+from emuiavf.virtchnl.ops import Cap, Op, Status
+from emuiavf.virtchnl.session import RULES, Reply, ResetRequest, Session, VfLimits
 from tests.fakes.sink import RecordingSink
 
 MAC = bytes.fromhex("525400123456")
@@ -156,11 +156,17 @@ def pair(index: int, **changes: Any) -> m.QueuePair:
     return m.QueuePair(**{**fields, **changes})
 
 
+def caps_for(op: Op) -> int:
+    """Capabilities to ask for so that `op` is served: VLAN is not granted beside VLAN_V2."""
+    return ALL_CAPS & ~Cap.VLAN_V2 if RULES[op].needs is Cap.VLAN else ALL_CAPS
+
+
 def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
     """For each opcode of RULES a request that an active VF with all capabilities may send."""
     queues = m.QueueSelect(1, 1, 1)
     address = (m.EtherAddrList(1), (m.EtherAddr(OTHER_MAC, 2),))
-    vlan = (m.VlanFilterList(1), (m.VlanFilter(100, 0, 0x8100),))
+    vlan = (m.VlanFilterList(1), (m.VlanFilter(0, 0, 0, 100, 0, 0x8100),))
+    vlan_id = (m.VlanIdList(1), (m.VlanId(100),))
     setting = (m.VlanSetting(0, 1, 1), ())
     return {
         Op.VERSION: (m.Version(1, 1), ()),
@@ -181,6 +187,13 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
         Op.GET_SUPPORTED_RXDIDS: (None, ()),
         Op.SET_RSS_HENA: (m.RssHena(0), ()),
         Op.CONFIG_RSS_HFUNC: (m.RssHfunc(1, 0), ()),
+        Op.ADD_RSS_CFG: (m.RssCfg.of([m.ProtoHdr(4, 3), m.ProtoHdr(6, 1)]), ()),
+        Op.DEL_RSS_CFG: (m.RssCfg.of([m.ProtoHdr(4, 3), m.ProtoHdr(6, 1)]), ()),
+        Op.ADD_FDIR_FILTER: (_a_rule(), ()),
+        Op.DEL_FDIR_FILTER: (m.FdirDel(1, 0), ()),
+        Op.ADD_VLAN: vlan_id,
+        Op.DEL_VLAN: vlan_id,
+        Op.ENABLE_VLAN_STRIPPING: (None, ()),
         Op.DISABLE_VLAN_STRIPPING: (None, ()),
         Op.GET_OFFLOAD_VLAN_V2_CAPS: (None, ()),
         Op.ADD_VLAN_V2: vlan,
@@ -190,6 +203,12 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
         Op.ENABLE_VLAN_INSERTION_V2: setting,
         Op.DISABLE_VLAN_INSERTION_V2: setting,
     }
+
+
+def _a_rule() -> m.FdirAdd:
+    """TCP to port 80 goes to queue 1."""
+    headers = [m.ProtoHdr(4, 0, bytes(64)), m.ProtoHdr(6, 2, b"\0\0\0\x50" + bytes(60))]
+    return m.FdirAdd.of(headers, [m.FilterAction(3, 1)], vsi_id=1)
 
 
 def _union(bitmaps: Sequence[int]) -> int:

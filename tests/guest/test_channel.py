@@ -144,10 +144,10 @@ def test_addresses_are_sent_as_a_padded_list(pf: FakePf, settings: Settings) -> 
     ]
 
 
-def test_vlans_are_inner_filters_of_0x8100(pf: FakePf, settings: Settings) -> None:
+def test_vlans_are_outer_filters_of_0x8100(pf: FakePf, settings: Settings) -> None:
     settings.add_vlans(100)
 
-    body = b"\x01\x00\x01\x00" + bytes(4) + b"\x64\x00\x00\x00\x00\x81" + bytes(26)
+    body = b"\x01\x00\x01\x00" + bytes(12) + b"\x64\x00\x00\x00\x00\x81" + bytes(18)
     assert pf.requests == [(52, body)]
 
 

@@ -13,6 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.app import Backend
 from emuiavf.guest._pmd import TxBits
 from emuiavf.guest._traffic import Traffic
@@ -22,7 +23,6 @@ from emuiavf.guest.frames import Frame, TxFrame
 from emuiavf.guest.pair import Pair, flows_between
 from emuiavf.guest.traffic import report
 from emuiavf.vfio_user.client import Refused
-from emuiavf.virtchnl.ops import Rxdid
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03")
 GROUP = "01:00:5e:00:00:05"

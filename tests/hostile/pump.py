@@ -6,8 +6,6 @@ interrupted, and their times say what the device itself needs.
 """
 
 import time
-from types import TracebackType
-from typing import Self
 
 from emuiavf.guest.driver import VfDriver
 
@@ -46,14 +44,3 @@ class Pump:
 
     def close(self) -> None:
         self._driver.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

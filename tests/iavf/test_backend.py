@@ -20,6 +20,7 @@ from emuiavf.emudev.info import (
     VlanOffload,
 )
 from emuiavf.errors import MemoryFault, StateError
+from emuiavf.iavf import regs
 from emuiavf.iavf.backend import RingBackend
 from emuiavf.iavf.device import IavfDevice
 from emuiavf.iavf.options import OPTIONS
@@ -107,6 +108,16 @@ def test_settings_reach_the_data_path(rig: Rig) -> None:
     assert rig.backend.endpoint.rx_filter == rx_filter
 
 
+def test_opening_the_admin_queue_forgets_the_transmit_tails_of_before(rig: Rig) -> None:
+    """Those of queues that are configured stay."""
+    rig.configure(1)
+    tails = [regs.QTX_TAIL1.at(queue) for queue in range(2)]
+    for tail in tails:
+        rig.device.region_write(0, tail, b"\x03\0\0\0")
+    rig.device.region_write(0, regs.ATQLEN1.offset, b"\x40\0\0\x80")
+    assert [rig.device.region_read(0, tail, 4) for tail in tails] == [bytes(4), b"\x03\0\0\0"]
+
+
 def test_vector_fires_its_eventfd_when_it_is_armed(rig: Rig) -> None:
     fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     rig.device.set_irq_eventfds(2, 0, [fd])
@@ -138,6 +149,7 @@ def vf_reset(rig: Rig) -> None:
     rig.emu.reset()
     rig.emu.set_rx_filter(RxFilter(frozenset({b"\x02\0\0\0\0\1"})))
     rig.emu.set_rss(RssConfig(hena=1))
+    rig.emu.set_flows(())
     rig.emu.set_vlan_offload(VlanOffload())
 
 

@@ -51,6 +51,7 @@ class Rig:
         self.session = FakeSession()
         self.timers: deque[FakeTimer] = deque()
         self.done: list[Cause] = []
+        self.marked: list[bool] = []  # per announced reset: was nothing posted yet?
         self.resets = ResetMachine(self, self._call_later)
         log = GuestLog(logging.getLogger("test"), "emu_iavf7")
         self.channel = Channel(self.adminq, self.session, self.resets, self._call_later, log)
@@ -76,6 +77,9 @@ class Rig:
             self.channel.run()
         elif offset == regs.ARQT1.offset:
             self.channel.deliver()
+
+    def show_in_progress(self) -> None:
+        self.marked.append(self.adminq.is_all_read)
 
     def stop_vf(self, cause: Cause) -> None:
         self.done.append(cause)
@@ -117,15 +121,16 @@ def test_reset_vf_completes_its_descriptor_and_gets_no_answer(rig: Rig) -> None:
 
 
 def test_request_queues_resets_when_its_notice_was_read(rig: Rig) -> None:
-    rig.session.answers[29] = [Reply(Op.EVENT, body=bytes(16)), ResetRequest(Op.REQUEST_QUEUES, 1)]
+    rig.session.answers[29] = [ResetRequest(Op.REQUEST_QUEUES, 1), Reply(Op.EVENT, body=bytes(16))]
     rig.driver.send(29)
+    assert rig.marked == [True]
     assert rig.done == []
     assert rig.driver.receive() is not None
     assert rig.done == [Cause.REQUEST_QUEUES]
 
 
 def test_earlier_slot_given_back_is_not_the_notice_being_read(rig: Rig) -> None:
-    rig.session.answers[29] = [Reply(Op.EVENT, body=bytes(16)), ResetRequest(Op.REQUEST_QUEUES, 1)]
+    rig.session.answers[29] = [ResetRequest(Op.REQUEST_QUEUES, 1), Reply(Op.EVENT, body=bytes(16))]
     rig.driver.queue(1)
     rig.driver.queue(29)
     rig.driver.ring()
@@ -136,7 +141,7 @@ def test_earlier_slot_given_back_is_not_the_notice_being_read(rig: Rig) -> None:
 
 
 def test_request_queues_resets_without_the_driver_when_its_time_is_up(rig: Rig) -> None:
-    rig.session.answers[29] = [Reply(Op.EVENT, body=bytes(16)), ResetRequest(Op.REQUEST_QUEUES, 1)]
+    rig.session.answers[29] = [ResetRequest(Op.REQUEST_QUEUES, 1), Reply(Op.EVENT, body=bytes(16))]
     rig.driver.send(29)
     callback = rig.timers[-1].callback
     assert callback is not None
@@ -146,6 +151,7 @@ def test_request_queues_resets_without_the_driver_when_its_time_is_up(rig: Rig) 
 
 def test_reset_by_host_gives_notice_to_a_driver_that_is_there(rig: Rig) -> None:
     rig.channel.reset_by_host()
+    assert rig.marked == [True]
     assert rig.resets.state is ResetState.IMPENDING
     assert rig.driver.receive() is not None
     assert rig.done == [Cause.HOST]

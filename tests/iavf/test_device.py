@@ -13,6 +13,7 @@ from emuiavf.errors import ConfigError, PeerError
 from emuiavf.iavf import regs
 from emuiavf.iavf.budget import RESETS_AT_ONCE
 from emuiavf.iavf.regs import AqFlag
+from emuiavf.iavf.reset import HOLD_S
 from tests.fakes.vf_driver import HABITS, IPXE, LINUX, VPP_AVF, Habit, Received, VfDriver
 from tests.iavf.conftest import BAR0, BAR3, CONFIG, MAC, RAM_SIZE, Bench
 
@@ -351,16 +352,25 @@ def by_disconnect(bench: Bench, driver: VfDriver) -> None:
     bench.device.detached()
 
 
-def by_request_queues(bench: Bench, driver: VfDriver) -> None:
-    driver.send(29, struct.pack("<H", 4))
+def read_notice(bench: Bench, driver: VfDriver) -> None:
+    """RSTAT reads as in progress before the notice can be read, and for a while after it."""
+    assert bench.read32(regs.VFGEN_RSTAT.offset) == 0
+    began = time.monotonic()
     notice = driver.receive()
     assert notice is not None
     assert struct.unpack_from("<i", notice.body) == (2,)
+    turn_loop(bench, lambda: bench.read32(regs.VFGEN_RSTAT.offset) == 2)
+    assert time.monotonic() - began >= HOLD_S * 0.9
+
+
+def by_request_queues(bench: Bench, driver: VfDriver) -> None:
+    driver.send(29, struct.pack("<H", 4))
+    read_notice(bench, driver)
 
 
 def by_host(bench: Bench, driver: VfDriver) -> None:
     bench.device.reset_by_host()
-    assert driver.receive() is not None
+    read_notice(bench, driver)
 
 
 Trigger = Callable[[Bench, VfDriver], None]
@@ -438,7 +448,9 @@ def test_request_queues_of_the_present_number_resets(bench: Bench) -> None:
     for _ in range(2):
         negotiate(driver)
         driver.send(29, struct.pack("<H", 1))
-        turn_loop(bench, lambda: bench.read32(regs.ARQLEN1.offset) == 0)
+        assert bench.read32(regs.VFGEN_RSTAT.offset) == 0
+        turn_loop(bench, lambda: bench.read32(regs.VFGEN_RSTAT.offset) == 2)
+        assert bench.read32(regs.ARQLEN1.offset) == 0
         driver.open()
     assert struct.unpack_from("<HH", rpc(driver, 3, ALL_CAPS).body) == (1, 1)
 
@@ -457,7 +469,7 @@ def test_queue_pairs_last_through_vf_resets_and_end_with_the_function(bench: Ben
     driver = bench.driver()
     negotiate(driver)
     driver.send(29, struct.pack("<H", 2))
-    driver.receive()
+    read_notice(bench, driver)
     driver.open()
     assert struct.unpack_from("<HH", rpc(driver, 3, ALL_CAPS).body) == (1, 2)
     by_flr(bench, driver)

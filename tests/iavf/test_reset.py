@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from emuiavf.iavf.budget import Budget
-from emuiavf.iavf.reset import NOTICE_S, Cause, ResetMachine, ResetState
+from emuiavf.iavf.reset import HOLD_S, NOTICE_S, Cause, ResetMachine, ResetState
 
 AT_ONCE = 3
 
@@ -35,6 +35,9 @@ class Rig:
         self.timers.append((seconds, timer))
         return timer
 
+    def show_in_progress(self) -> None:
+        self.steps.append("show")
+
     def stop_vf(self, cause: Cause) -> None:
         self.steps.append(f"stop {cause.name}")
 
@@ -60,10 +63,29 @@ def test_reset_is_done_in_the_order_of_the_reference(rig: Rig, cause: Cause) -> 
 def test_announced_reset_waits_for_the_driver_to_read(rig: Rig) -> None:
     rig.machine.announce(Cause.REQUEST_QUEUES)
     assert rig.machine.state is ResetState.IMPENDING
-    assert rig.steps == []
+    assert rig.steps == ["show"]
     rig.machine.notice_read()
-    assert rig.steps == ["stop REQUEST_QUEUES", "clear", "activate"]
     assert rig.timers[0][1].callback is None
+    assert rig.steps == ["show", "stop REQUEST_QUEUES", "clear"]
+
+
+def test_announced_reset_reads_as_in_progress_for_a_while(rig: Rig) -> None:
+    rig.machine.announce(Cause.REQUEST_QUEUES)
+    rig.machine.notice_read()
+    assert rig.machine.state is ResetState.HELD
+    seconds, timer = rig.timers[-1]
+    assert seconds == HOLD_S >= 0.05
+    timer.fire()
+    assert rig.steps[-1] == "activate"
+    assert rig.machine.state is ResetState.ACTIVE
+
+
+def test_function_level_reset_ends_the_wait_of_an_announced_one(rig: Rig) -> None:
+    rig.machine.announce(Cause.REQUEST_QUEUES)
+    rig.machine.notice_read()
+    rig.machine.perform(Cause.FLR)
+    assert rig.steps[-3:] == ["stop FLR", "clear", "activate"]
+    assert rig.timers[-1][1].callback is None
 
 
 def test_announced_reset_comes_without_the_driver_when_its_time_is_up(rig: Rig) -> None:
@@ -71,7 +93,7 @@ def test_announced_reset_comes_without_the_driver_when_its_time_is_up(rig: Rig) 
     seconds, timer = rig.timers[0]
     assert seconds == NOTICE_S == 0.020
     timer.fire()
-    assert rig.steps[0] == "stop HOST"
+    assert rig.steps == ["show", "stop HOST", "clear"]
 
 
 def test_second_announcement_joins_the_first(rig: Rig) -> None:
@@ -79,16 +101,16 @@ def test_second_announcement_joins_the_first(rig: Rig) -> None:
     rig.machine.announce(Cause.HOST)
     assert len(rig.timers) == 1
     rig.machine.notice_read()
-    assert rig.steps == ["stop REQUEST_QUEUES", "clear", "activate"]
+    assert rig.steps == ["show", "stop REQUEST_QUEUES", "clear"]
 
 
 def test_reset_meanwhile_replaces_the_announced_one(rig: Rig) -> None:
     rig.machine.announce(Cause.REQUEST_QUEUES)
     rig.machine.perform(Cause.FLR)
-    assert rig.steps == ["stop FLR", "clear", "activate"]
+    assert rig.steps == ["show", "stop FLR", "clear", "activate"]
     assert rig.timers[0][1].callback is None
     rig.machine.notice_read()
-    assert len(rig.steps) == 3
+    assert len(rig.steps) == 4
 
 
 def test_notice_read_without_a_notice_does_nothing(rig: Rig) -> None:

@@ -10,6 +10,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from emuiavf._rxdid import Rxdid
 from emuiavf.app import Backend
 from emuiavf.datapath.engine import Engine
 from emuiavf.errors import ConfigError
@@ -18,7 +19,6 @@ from emuiavf.ports._gen import Generator
 from emuiavf.ports._pcap import Pcap
 from emuiavf.ports._verify import Verifier
 from emuiavf.stats import RX_COUNTERS, TX_COUNTERS, VERIFY_COUNTERS
-from emuiavf.virtchnl.ops import Rxdid
 from tests.fakes.tap import header, socket_tap
 
 DEADLINE_S = 20.0
@@ -193,6 +193,46 @@ def test_exchanged_addresses_are_no_damage(recorded: Recorded) -> None:
     swapped = [frame[6:12] + frame[:6] + frame[12:] for frame in recorded.frames]
     told = recorded.play(*swapped)
     assert (told["frames"], told["corrupted"], told["lost"]) == (10, 0, 0)
+
+
+TAGS = {
+    "802.1Q": bytes.fromhex("8100 2005"),
+    "802.1ad": bytes.fromhex("88a8 0fff"),
+    "old": bytes.fromhex("9100 0001"),
+    "two": bytes.fromhex("88a8 0064 8100 e005"),
+}
+
+
+@pytest.mark.parametrize("size", [64, 65, 124, 128, 130, 1500])
+@pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
+def test_frames_with_tags_are_told_as_those_without(tmp_path: Path, size: int, tags: bytes) -> None:
+    recorded = Recorded(tmp_path, 10, size)
+    tagged = [frame[:12] + tags + frame[12:] for frame in recorded.frames]
+    bad = bytearray(tagged[4])
+    bad[-1] ^= 0x10
+    told = recorded.play(*tagged[:2], recorded.frames[2], bytes(bad), *tagged[6:])
+    recorded.close()
+    assert told == {"frames": 8, "lost": 3, "reordered": 0, "corrupted": 1, "flows": 1}
+
+
+def test_frame_cut_to_the_length_without_its_tag_is_told(recorded: Recorded) -> None:
+    frame = recorded.frames[0]
+    told = recorded.play(frame[:12] + bytes.fromhex("8100 0005") + frame[12:-4])
+    assert told["corrupted"] == 1
+
+
+@pytest.mark.parametrize("tags", ["8100 0001" * 3, "8100 0001 88a8"])
+def test_more_tags_than_two_make_a_foreign_frame(recorded: Recorded, tags: str) -> None:
+    frame = recorded.frames[0]
+    assert recorded.play(frame[:12] + bytes.fromhex(tags) + frame[12:])["frames"] == 0
+
+
+def test_tagged_frame_that_is_too_short_is_foreign(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path, 1, 64)
+    frame = recorded.frames[0]
+    told = recorded.play(frame[:12] + bytes.fromhex("8100 0005") + frame[12:60])
+    recorded.close()
+    assert told["frames"] == 0
 
 
 @pytest.mark.parametrize("frame", [b"\xff" * 12 + b"\x88\xb5" + bytes(46), bytes(64), bytes(2000)])

@@ -25,7 +25,7 @@ IPXE = Cap.L2 | Cap.REQ_QUEUES
 VPP = 0x180B_80A1
 FREEBSD = Cap.L2 | Cap.VLAN | Cap.RSS_PF | Cap.ADV_LINK_SPEED
 
-STRIP_8100 = m.VlanSetting(0, 1, 1)
+STRIP_8100 = m.VlanSetting(1, 0, 1)
 SPREAD = bytes(i % 4 for i in range(64))
 
 
@@ -96,11 +96,11 @@ def linux(caps: int, max_pkt_size: int) -> list[Step]:
         queues(*rings),
         enable(0xF, 0xF),
         promisc(0),
-        (Op.ADD_VLAN_V2, m.VlanFilterList(1), [m.VlanFilter(100, 0, 0x8100)]),
+        (Op.ADD_VLAN_V2, m.VlanFilterList(1), [m.VlanFilter(0, 0, 0, 100, 0, 0x8100)]),
         stats(),
         disable(0xF, 0xF),
         addresses(Op.DEL_ETH_ADDR, m.EtherAddr(MAC, 1), m.EtherAddr(b"\x33\x33" + MAC[2:], 2)),
-        (Op.DEL_VLAN_V2, m.VlanFilterList(1), [m.VlanFilter(100, 0, 0x8100)]),
+        (Op.DEL_VLAN_V2, m.VlanFilterList(1), [m.VlanFilter(0, 0, 0, 100, 0, 0x8100)]),
     ]
 
 
@@ -257,7 +257,9 @@ def test_linux_has_its_queues_vectors_and_offloads_when_it_is_up() -> None:
     assert (vf.datapath.rx_enabled, vf.datapath.tx_enabled) == (0xF, 0xF)
     assert [vf.datapath.vectors[i].rx_queues for i in range(5)] == [0, 1, 2, 4, 8]
     assert vf.datapath.last("set_rss").lut == SPREAD
-    assert vf.datapath.last("set_vlan_offload") == VlanOffload(strip=True, insert=True)
+    assert vf.datapath.last("set_vlan_offload") == VlanOffload(
+        strip_outer=0x8100, insert_outer=0x8100
+    )
 
 
 def test_linux_skips_version_after_a_reset() -> None:
@@ -281,7 +283,7 @@ def test_ipxe_gets_its_one_pair_by_two_resets() -> None:
     vf.session.reset()
     assert run(vf, start(IPXE)) == []
     posted = vf.post(Op.REQUEST_QUEUES, m.QueueRequest(1))
-    assert posted[-1] == ResetRequest(Op.REQUEST_QUEUES, 1)
+    assert posted[0] == ResetRequest(Op.REQUEST_QUEUES, 1)
     vf.session.reset()
     assert vf.resources(IPXE).num_queue_pairs == 1
     assert run(vf, ipxe_open()) == []

@@ -190,3 +190,11 @@ def test_promiscuous_mode_without_trust_succeeds_and_changes_nothing() -> None:
 
 def test_promiscuous_mode_for_another_vsi_is_refused() -> None:
     assert promisc(FakeVf().bring_up(), 3, vsi_id=2) == Status.ERR_PARAM
+
+
+def test_vf_without_trust_gets_18_addresses() -> None:
+    vf = FakeVf(VfPolicy(mac=MAC, trust=False)).bring_up()
+    assert add(vf, *groups(17)) == Status.SUCCESS
+    before = vf.snapshot()
+    assert add(vf, (OTHER_MAC, EXTRA)) == Status.ERR_PARAM
+    assert vf.snapshot() == before

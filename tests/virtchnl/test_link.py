@@ -110,3 +110,11 @@ def test_reset_notice_is_the_event_that_dpdk_waits_for() -> None:
     vf = FakeVf().bring_up()
     body = bytes.fromhex("02000000 00000000 00 000000 ff000000")
     assert vf.session.reset_impending() == [Reply(Op.EVENT, body=body)]
+
+
+@pytest.mark.parametrize("policy", LinkPolicy)
+def test_cut_link_is_down_whatever_was_decided(policy: LinkPolicy) -> None:
+    vf = FakeVf(VfPolicy(link_state=policy)).bring_up()
+    before = vf.session.link_event()
+    assert vf.session.cut_link(True) == [Reply(Op.EVENT, body=DOWN)]
+    assert vf.session.cut_link(False) == before

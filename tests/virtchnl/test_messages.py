@@ -8,7 +8,7 @@ from emuiavf.layout import Wire
 from emuiavf.virtchnl import messages as m
 from emuiavf.virtchnl.ops import MAX_MESSAGE, Op, Status
 from emuiavf.virtchnl.session import Reply
-from tests.fakes.vf import FakeVf, pair, valid_requests
+from tests.fakes.vf import FakeVf, caps_for, pair, valid_requests
 
 # Bytes of the request in `valid_requests`: without and with the padding that drivers add.
 LENGTHS = {
@@ -28,6 +28,13 @@ LENGTHS = {
     Op.CONFIG_RSS_LUT: (68, 69),
     Op.GET_RSS_HENA_CAPS: (0, 0),
     Op.SET_RSS_HENA: (8, 8),
+    Op.ADD_RSS_CFG: (2444, 2444),
+    Op.DEL_RSS_CFG: (2444, 2444),
+    Op.ADD_FDIR_FILTER: (2616, 2616),
+    Op.DEL_FDIR_FILTER: (12, 12),
+    Op.ADD_VLAN: (6, 8),
+    Op.DEL_VLAN: (6, 8),
+    Op.ENABLE_VLAN_STRIPPING: (0, 0),
     Op.DISABLE_VLAN_STRIPPING: (0, 0),
     Op.REQUEST_QUEUES: (2, 2),
     Op.GET_SUPPORTED_RXDIDS: (0, 0),
@@ -47,6 +54,8 @@ MAX_COUNTS = {
     Op.DEL_ETH_ADDR: 510,
     Op.CONFIG_RSS_KEY: 4091,
     Op.CONFIG_RSS_LUT: 4091,
+    Op.ADD_VLAN: 2045,
+    Op.DEL_VLAN: 2045,
     Op.ADD_VLAN_V2: 127,
     Op.DEL_VLAN_V2: 127,
 }
@@ -54,7 +63,7 @@ MAX_COUNTS = {
 TOO_SHORT = [
     (op, length)
     for op, (exact, _) in LENGTHS.items()
-    for length in range(exact)
+    for length in [*range(min(exact, 160)), *range(max(160, exact - 8), exact)]
     if (op, length) != (Op.GET_VF_RESOURCES, 0)
 ]
 LONG_LISTS = [(op, length) for op in LISTS for length in range(LENGTHS[op][0], LENGTHS[op][1] + 2)]
@@ -96,7 +105,7 @@ def test_decode_returns_what_encode_was_given(op: Op) -> None:
 
 @pytest.mark.parametrize(("op", "length"), TOO_SHORT)
 def test_shorter_request_is_refused_and_changes_nothing(op: Op, length: int) -> None:
-    vf = FakeVf().bring_up()
+    vf = FakeVf().bring_up(caps_for(op))
     before = vf.snapshot()
     answers = vf.session.handle(op, body(op, length))
     assert answers == [Reply(op, Status.ERR_PARAM)]
@@ -105,7 +114,7 @@ def test_shorter_request_is_refused_and_changes_nothing(op: Op, length: int) -> 
 
 @pytest.mark.parametrize("op", EXACT_ONLY)
 def test_longer_request_that_is_no_list_is_refused(op: Op) -> None:
-    vf = FakeVf().bring_up()
+    vf = FakeVf().bring_up(caps_for(op))
     before = vf.snapshot()
     answers = vf.session.handle(op, body(op, LENGTHS[op][0] + 1))
     assert answers == [Reply(op, Status.ERR_PARAM)]

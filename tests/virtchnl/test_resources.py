@@ -7,7 +7,7 @@ from emuiavf.virtchnl import messages as m
 from emuiavf.virtchnl.ops import Cap, Op, Status
 from emuiavf.virtchnl.session import Reply, ResetRequest
 from emuiavf.virtchnl.state import VfLimits, VfState
-from tests.fakes.vf import ALL_CAPS, MAC, OTHER_MAC, FakeVf
+from tests.fakes.vf import ALL_CAPS, MAC, OTHER_MAC, FakeVf, pair
 
 RESET_IMPENDING = bytes.fromhex("02000000 00000000 00 000000 ff000000")
 
@@ -15,15 +15,15 @@ RESET_IMPENDING = bytes.fromhex("02000000 00000000 00 000000 ff000000")
 REQUESTED = {
     "linux 6.1": (
         (0, 3, 4, 5, 6, 7, 15, 16, 18, 19, 20, 21, 23, 25, 27, 28),
-        (0, 5, 6, 7, 15, 18, 19),
+        (0, 5, 6, 7, 15, 18, 19, 27, 28),
     ),
     "dpdk 22.11": (
         (0, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 19, 26, 27, 28, 29, 31),
-        (0, 5, 6, 7, 15, 17, 19, 26),
+        (0, 5, 6, 7, 10, 15, 17, 19, 26, 27, 28),
     ),
     "ipxe": ((0, 6), (0, 6)),
-    "vpp avf": ((0, 5, 7, 15, 16, 17, 19, 27, 28), (0, 5, 7, 15, 17, 19)),
-    "freebsd": ((0, 7, 16, 19), (0, 7, 19)),
+    "vpp avf": ((0, 5, 7, 15, 16, 17, 19, 27, 28), (0, 5, 7, 15, 17, 19, 27, 28)),
+    "freebsd": ((0, 7, 16, 19), (0, 7, 16, 19)),
 }
 
 
@@ -48,7 +48,7 @@ def test_trap_12_version_is_remembered_over_a_reset() -> None:
 def test_resources_of_a_1_1_vf_byte_for_byte() -> None:
     body = FakeVf().bring_up().send(Op.GET_VF_RESOURCES, m.CapRequest(ALL_CAPS)).body
     assert body == bytes.fromhex(
-        "0100 0400 1100 0026 e1800e04 34000000 40000000 0100 0400 06000000 0000 525400123456"
+        "0100 0400 1100 0026 e18c0e1c 34000000 40000000 0100 0400 06000000 0000 525400123456"
     )
 
 
@@ -137,8 +137,8 @@ def test_trap_18_request_queues_gives_notice_and_resets_even_for_the_same_number
     vf = FakeVf().bring_up()
     posted = vf.post(Op.REQUEST_QUEUES, m.QueueRequest(pairs))
     assert posted == [
-        Reply(Op.EVENT, body=RESET_IMPENDING),
         ResetRequest(Op.REQUEST_QUEUES, pairs),
+        Reply(Op.EVENT, body=RESET_IMPENDING),
     ]
 
 
@@ -172,7 +172,13 @@ def test_reset_stops_the_data_path_first_then_gives_it_the_defaults() -> None:
     vf.send(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))
     vf.datapath.calls.clear()
     vf.session.reset()
-    assert vf.datapath.names() == ["reset", "set_rx_filter", "set_rss", "set_vlan_offload"]
+    assert vf.datapath.names() == [
+        "reset",
+        "set_rx_filter",
+        "set_rss",
+        "set_flows",
+        "set_vlan_offload",
+    ]
 
 
 def test_reset_forgets_all_that_messages_configured() -> None:
@@ -201,3 +207,47 @@ def test_restart_forgets_even_what_a_reset_keeps() -> None:
     assert (vf.session.mac, vf.session.num_queue_pairs) == (MAC, 4)
     assert vf.session.vf.version is None
     assert vf.session.vf.state is VfState.INITIAL
+
+
+def test_vlan_of_version_1_is_granted_to_those_who_do_not_ask_for_version_2() -> None:
+    vf = FakeVf().bring_up()
+    both, v2 = Cap.VLAN | Cap.VLAN_V2, Cap.VLAN_V2
+    assert vf.resources(both).vf_cap_flags == v2
+    assert vf.resources(v2).vf_cap_flags == v2
+    assert vf.resources(Cap.VLAN).vf_cap_flags == Cap.VLAN
+
+
+def test_capability_that_is_not_offered_is_not_granted() -> None:
+    limits = VfLimits(4, 8, 17, offered=Cap.L2 | Cap.VLAN)
+    vf = FakeVf(limits=limits).bring_up()
+    assert vf.resources().vf_cap_flags == Cap.L2 | Cap.VLAN
+    assert vf.status(Op.GET_OFFLOAD_VLAN_V2_CAPS) == Status.NOT_SUPPORTED
+    assert vf.status(Op.ADD_VLAN, m.VlanIdList(1), [m.VlanId(5)]) == Status.SUCCESS
+
+
+# What the host has decided
+
+
+def test_port_vlan_hides_everything_about_tags() -> None:
+    hidden = Cap.VLAN | Cap.VLAN_V2
+    plain, behind = FakeVf().bring_up(), FakeVf(VfPolicy(port_vlan=5)).bring_up()
+    assert plain.resources().vf_cap_flags & ~behind.resources().vf_cap_flags == Cap.VLAN_V2
+    assert behind.resources(ALL_CAPS & ~Cap.VLAN_V2).vf_cap_flags & hidden == 0
+    assert behind.status(Op.GET_OFFLOAD_VLAN_V2_CAPS) == Status.NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("policy", "frame"),
+    [
+        (VfPolicy(), 9728),
+        (VfPolicy(mtu=1500), 1526),
+        (VfPolicy(port_vlan=5), 9724),
+        (VfPolicy(mtu=1500, port_vlan=5), 1522),
+    ],
+)
+def test_largest_frame_is_what_the_host_allows(policy: VfPolicy, frame: int) -> None:
+    vf = FakeVf(policy).bring_up()
+    assert vf.resources().max_mtu == frame
+    for size, status in ((frame, Status.SUCCESS), (frame + 1, Status.ERR_PARAM)):
+        pairs = [pair(0, rx_max_pkt_size=size)]
+        assert vf.status(Op.CONFIG_VSI_QUEUES, m.VsiQueueConfig(1), pairs) == status

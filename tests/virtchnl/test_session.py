@@ -8,12 +8,14 @@ from emuiavf.virtchnl.ops import Cap, Op, Status
 from emuiavf.virtchnl.resources import GRANTED
 from emuiavf.virtchnl.session import RULES, Reply, ResetRequest, Session
 from emuiavf.virtchnl.state import VfState
-from tests.fakes.vf import ALL_CAPS, LIMITS, POLICY, FakeDatapath, FakeVf, valid_requests
+from tests.fakes.vf import ALL_CAPS, LIMITS, POLICY, FakeDatapath, FakeVf, caps_for, valid_requests
 
 ANY_TIME = {Op.VERSION, Op.RESET_VF, Op.GET_VF_RESOURCES}
 NEEDS = {
     Cap.L2: {Op.ADD_ETH_ADDR, Op.DEL_ETH_ADDR, Op.CONFIG_PROMISCUOUS_MODE},
     Cap.REQ_QUEUES: {Op.REQUEST_QUEUES},
+    Cap.ADV_RSS_PF: {Op.ADD_RSS_CFG, Op.DEL_RSS_CFG},
+    Cap.FDIR_PF: {Op.ADD_FDIR_FILTER, Op.DEL_FDIR_FILTER},
     Cap.RX_FLEX_DESC: {Op.GET_SUPPORTED_RXDIDS},
     Cap.RSS_PF: {
         Op.CONFIG_RSS_KEY,
@@ -22,6 +24,7 @@ NEEDS = {
         Op.SET_RSS_HENA,
         Op.CONFIG_RSS_HFUNC,
     },
+    Cap.VLAN: {Op.ADD_VLAN, Op.DEL_VLAN, Op.ENABLE_VLAN_STRIPPING},
     Cap.VLAN_V2: {
         Op.GET_OFFLOAD_VLAN_V2_CAPS,
         Op.ADD_VLAN_V2,
@@ -62,7 +65,7 @@ def test_first_messages_are_served_at_first(op: str) -> None:
 
 @pytest.mark.parametrize("op", ANSWERED)
 def test_trap_37_active_vf_gets_one_answer_with_its_opcode(op: Op) -> None:
-    vf = FakeVf().bring_up().configure(0)
+    vf = FakeVf().bring_up(caps_for(op)).configure(0)
     posted = vf.post(op, *valid_requests()[op])
     assert [a.opcode for a in posted if isinstance(a, Reply) and a.opcode != Op.EVENT] == [op]
     assert posted[0] == Reply(op, Status.SUCCESS, posted[0].body)  # type: ignore[union-attr]
@@ -117,8 +120,13 @@ def test_opcode_not_served_is_not_supported(opcode: int) -> None:
 
 def test_capability_is_granted_only_with_opcodes_that_are_served() -> None:
     without_opcodes = (
-        Cap.WB_ON_ITR | Cap.ADV_LINK_SPEED | Cap.RX_POLLING | Cap.RSS_PCTYPE_V2
-    )  # answered by the data path, the link event, or an echo
+        Cap.WB_ON_ITR
+        | Cap.ADV_LINK_SPEED
+        | Cap.RX_POLLING
+        | Cap.RSS_PCTYPE_V2
+        | Cap.TC_U32
+        | Cap.CRC
+    )  # answered by the data path, the link event, an echo, or the flow director
     served = Cap.NONE
     for rule in RULES.values():
         served |= rule.needs
@@ -155,7 +163,12 @@ def test_reset_vf_is_served_before_anything_else() -> None:
 
 
 def test_new_session_tells_the_data_path_its_defaults() -> None:
-    assert FakeVf().datapath.names() == ["set_rx_filter", "set_rss", "set_vlan_offload"]
+    assert FakeVf().datapath.names() == [
+        "set_rx_filter",
+        "set_rss",
+        "set_flows",
+        "set_vlan_offload",
+    ]
 
 
 def test_rss_key_is_random_unless_given() -> None:

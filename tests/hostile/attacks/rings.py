@@ -197,7 +197,6 @@ def ring_lengths_that_are_not_allowed(target: Target) -> None:
             Queue(tx_id=0, rx_id=1),
             Queue(tx_id=0xFFFF, rx_id=0xFFFF),
             Queue(headwb=1),
-            Queue(crc_disable=1),
         ):
             assert guest.configure(wrong) == Status.ERR_PARAM, wrong
         # Nothing of it was kept: there is no queue to be enabled.

@@ -150,7 +150,7 @@ def filters_until_there_is_no_room(target: Target) -> None:
         refused = 0
         for group in range(50):
             tags = [group * 100 + n & 0xFFF for n in range(100)]
-            items = b"".join(struct.pack("<HHHH24x", tag, 0, 0x8100, 0) for tag in tags)
+            items = b"".join(struct.pack("<8xHHHH16x", tag, 0, 0x8100, 0) for tag in tags)
             refused += guest.status(Op.ADD_VLAN_V2, struct.pack("<HHI", 1, 100, 0) + items) != 0
         assert refused or guest.counter("tx-0", 0) >= 0
         flood_of_statistics(guest)

@@ -1,0 +1,121 @@
+"""Writeback: Rx descriptors of filled buffers handed to the driver, in ring order.
+
+The format is the ring's (include/writeback.h).  One branch a burst: each call is made for its
+constants.  Marks of rules, which most guests have none of, are a constant too.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from emuiavf._ring_state cimport RX_DESC_SIZE, Batch, Item, RingState
+from emuiavf.datapath._frame cimport ETHER_ADDRESSES, ETHER_TAG, Frame
+from emuiavf.datapath._offload cimport load_be16
+
+
+cdef extern from "writeback.h" nogil:
+    enum:
+        RXDID_LEGACY
+        RXDID_FLEX_NIC
+        RXDID_FLEX_OVS
+        RX_L2TAG1
+        RX_L2TAG2
+        RX_CRC
+    ctypedef struct Writeback:
+        pass
+    Writeback writeback_base(uint32_t rxdid, uint64_t flags, uint32_t verdict,
+                             uint32_t extra) noexcept
+    Writeback writeback_of(uint32_t rxdid, const Writeback *base, const Frame *frame,
+                           uint64_t tag1, uint64_t tag2) noexcept
+    void writeback_mark(uint32_t rxdid, Writeback *made, const Frame *frame) noexcept
+    void writeback_store(uint32_t rxdid, uint64_t *desc, const Writeback *made, uint32_t length,
+                         uint32_t last) noexcept
+
+
+cdef extern from *:
+    bint unlikely(bint condition) noexcept nogil
+
+
+cdef inline uint32_t plain(
+    uint32_t rxdid, bint ruled, const Batch *batch, Frame *const *frames, const uint32_t *flags,
+    uint32_t count, const RingState *state,
+) noexcept nogil:
+    """Write back frames of one buffer each from the head on; returns the slot behind them."""
+    cdef uint32_t i, slot = state.head, ring_len = state.ring_len, last = flags[0]
+    cdef Writeback base = writeback_base(rxdid, last, last, 0), made
+    for i in range(count):
+        if unlikely(flags[i] != last):
+            last = flags[i]
+            base = writeback_base(rxdid, last, last, 0)
+        made = writeback_of(rxdid, &base, frames[i], 0, 0)
+        if ruled:
+            writeback_mark(rxdid, &made, frames[i])
+        writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
+                        frames[i].len, 1)
+        slot += 1
+        if slot == ring_len:
+            slot = 0
+    return slot
+
+
+cdef inline Writeback descriptor_of(uint32_t rxdid, const Item *item, uint32_t verdict,
+                                    uint32_t fcs) noexcept nogil:
+    """`fcs`: RX_CRC where the buffers end with it."""
+    cdef const Frame *frame = item.frame
+    cdef uint32_t moved = item.moved
+    cdef uint64_t tag1 = 0, tag2 = 0
+    cdef Writeback base = writeback_base(rxdid, frame.flags, verdict, moved | fcs)
+    if moved:
+        tag1 = load_be16(frame.head + ETHER_ADDRESSES + 2)
+        if moved & RX_L2TAG2:
+            tag2 = tag1
+            tag1 = 0
+            if moved & RX_L2TAG1:
+                tag1 = load_be16(frame.head + ETHER_ADDRESSES + ETHER_TAG + 2)
+    return writeback_of(rxdid, &base, frame, tag1, tag2)
+
+
+cdef inline uint32_t items(uint32_t rxdid, bint ruled, const Batch *batch,
+                           const uint32_t *verdicts, const RingState *state) noexcept nogil:
+    """Write back the prepared deliveries from the head on; returns the slot behind them."""
+    cdef const Item *item
+    cdef Writeback made
+    cdef uint32_t i, p, slot = state.head, ring_len = state.ring_len
+    cdef uint32_t fcs = RX_CRC if state.fcs else 0
+    for i in range(batch.num_items):
+        item = &batch.items[i]
+        made = descriptor_of(rxdid, item, verdicts[i], fcs)
+        if ruled:
+            writeback_mark(rxdid, &made, item.frame)
+        for p in range(item.pieces):
+            writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
+                            batch.pieces[item.first + p].len, p + 1 == item.pieces)
+            slot += 1
+            if slot == ring_len:
+                slot = 0
+    return slot
+
+
+cdef void write_back_plain(RingState *state, const Batch *batch, Frame *const *frames,
+                           const uint32_t *flags, uint32_t count) noexcept nogil:
+    cdef uint32_t slot
+    if batch.ruled:
+        slot = plain(state.writeback, True, batch, frames, flags, count, state)
+    elif state.writeback == RXDID_LEGACY:
+        slot = plain(RXDID_LEGACY, False, batch, frames, flags, count, state)
+    elif state.writeback == RXDID_FLEX_OVS:
+        slot = plain(RXDID_FLEX_OVS, False, batch, frames, flags, count, state)
+    else:
+        slot = plain(RXDID_FLEX_NIC, False, batch, frames, flags, count, state)
+    state.head = slot
+
+
+cdef void write_back(RingState *state, const Batch *batch, const uint32_t *verdicts) noexcept nogil:
+    cdef uint32_t slot
+    if batch.ruled:
+        slot = items(state.writeback, True, batch, verdicts, state)
+    elif state.writeback == RXDID_LEGACY:
+        slot = items(RXDID_LEGACY, False, batch, verdicts, state)
+    elif state.writeback == RXDID_FLEX_OVS:
+        slot = items(RXDID_FLEX_OVS, False, batch, verdicts, state)
+    else:
+        slot = items(RXDID_FLEX_NIC, False, batch, verdicts, state)
+    state.head = slot

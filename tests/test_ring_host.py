@@ -1,0 +1,373 @@
+"""What the host imposes on the rings: rate limits by a clock of the test's own, and faults."""
+
+import time
+
+import pytest
+
+from emuiavf.datapath.engine import Engine
+from emuiavf.emudev.info import RxFilter
+from tests.rings import DYN_CTLN, Driver, signalled
+
+TXD_TSO_TCP4 = 0x100 | 0x60
+TX_BYTES, TX_PACKETS, DISCARDS = 0, 6, 4
+MS = 1_000_000
+
+
+def mac(number: int) -> bytes:
+    return bytes([2, 0, 0, 0, 0, number])
+
+
+def frame(dst: bytes, size: int) -> bytes:
+    return dst + mac(0xAA) + b"\x08\x00" + bytes(size - 14)
+
+
+class Wire:
+    """One guest that sends without end to another, whose buffers never run out; `now` is ours."""
+
+    def __init__(
+        self, rate: int, size: int, queues: int = 1, ring_len: int = 512, busy: int | None = None
+    ) -> None:
+        """Of `queues` Tx queues the first `busy` are kept full."""
+        self.engine = Engine(hold_s=1000.0)
+        self.sender, self.sink = Driver("a", queues, ring_len=ring_len), Driver("b", ring_len=2048)
+        for number, driver in enumerate((self.sender, self.sink)):
+            driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
+            driver.enable()
+            self.engine.add(driver.vf)
+        self.engine.connect(self.sender.vf, self.sink.vf)
+        self.size = size
+        self.queues = queues
+        self.busy = queues if busy is None else busy
+        self.address = self.sender.take(size)
+        self.sender.memory[self.address : self.address + size] = frame(mac(1), size)
+        word = 0x30 | size << 34
+        for queue in range(queues):
+            for slot in range(ring_len):
+                self.sender.put_qwords(
+                    self.sender.tx_ring[queue] + slot * 16, self.address, word & ~0x20
+                )
+        self.sink.post(2047)
+        self.now = time.monotonic_ns()
+        self.sender.vf.set_rate(rate)
+
+    def heads(self) -> list[int]:
+        return [self.sender.vf.ring_state("tx", queue)["head"] for queue in range(self.queues)]
+
+    def refill(self) -> None:
+        """Full Tx rings, empty Rx rings."""
+        for queue, head in enumerate(self.heads()[: self.busy]):
+            self.sender.tail(4 * queue, (head - 1) % self.sender.ring_len)
+        head = self.sink.vf.ring_state("rx", 0)["head"]
+        self.sink.tail(0x2000, (head - 1) % self.sink.ring_len)
+
+    def run(self, duration_ns: int, step_ns: int) -> int:
+        """Turns every `step_ns` for so long; the bytes sent."""
+        before = self.sent()
+        end = self.now + duration_ns
+        while self.now < end:
+            self.now += step_ns
+            self.refill()
+            self.engine.step(1, self.now)
+        return self.sent() - before
+
+    def sent(self) -> int:
+        return int(self.sender.rows[self.queues :, TX_BYTES].sum())
+
+
+@pytest.mark.parametrize(
+    ("rate", "size", "duration_ns", "step_ns"),
+    [
+        (10, 1514, 1000 * MS, 100_000),
+        (10, 64, 500 * MS, 50_000),
+        (100, 1514, 500 * MS, 100_000),
+        (1_000, 1514, 100 * MS, 20_000),
+        (1_000, 64, 20 * MS, 2_000),
+        (10_000, 1514, 50 * MS, 10_000),
+        (10_000, 9000, 50 * MS, 20_000),
+        (40_000, 9000, 20 * MS, 4_000),
+        (40_000, 1514, 20 * MS, 2_000),
+    ],
+)
+def test_rate_is_met_without_a_drop(rate: int, size: int, duration_ns: int, step_ns: int) -> None:
+    wire = Wire(rate, size)
+    wire.run(duration_ns // 10, step_ns)
+    sent = wire.run(duration_ns, step_ns)
+    assert sent * 8 * 1000 / duration_ns == pytest.approx(rate, rel=0.05)
+    assert wire.sink.rows[0, DISCARDS] == 0
+    assert wire.sender.rows[wire.queues, DISCARDS] == 0
+
+
+def test_rate_is_that_of_all_queues_together() -> None:
+    wire = Wire(1_000, 1514, queues=4, ring_len=64)
+    sent = wire.run(100 * MS, 20_000)
+    assert sent * 8 * 1000 / (100 * MS) == pytest.approx(1_000, rel=0.05)
+
+
+def test_every_queue_gets_its_part() -> None:
+    wire = Wire(1_000, 1514, queues=4, ring_len=64)
+    wire.run(100 * MS, 20_000)
+    packets = [int(count) for count in wire.sender.rows[4:, TX_PACKETS]]
+    assert min(packets) > 0.9 * max(packets)
+
+
+def test_queues_with_nothing_to_send_keep_nobody_waiting() -> None:
+    wire = Wire(1_000, 1514, queues=4, ring_len=64, busy=1)
+    sent = wire.run(100 * MS, 20_000)
+    assert sent * 8 * 1000 / (100 * MS) == pytest.approx(1_000, rel=0.05)
+
+
+def test_queue_whose_worker_does_not_come_keeps_the_others_waiting_for_a_moment() -> None:
+    wire = Wire(1_000, 1514, queues=2, ring_len=64)
+    wire.sender.vf.disable(0, 2)
+    wire.engine.publish()
+    # Not published: enabled and full, and served by nobody.
+    wire.sender.vf.enable(0, 2)
+    sent = wire.run(100 * MS, 20_000)
+    assert wire.heads()[1] == 0
+    assert sent * 8 * 1000 / (100 * MS) == pytest.approx(1_000, rel=0.05)
+
+
+def test_large_frames_to_be_cut_count_as_what_they_become() -> None:
+    wire = Wire(100, 1514, busy=0)
+    payload, mss, count = 8760, 1460, 20
+    header = (
+        bytes.fromhex("0200000000010200000000aa08004500226000014000400600000a0000010a000002")
+        + bytes(12)
+        + b"\x50\x10"
+        + bytes(6)
+    )
+    for _ in range(count):
+        wire.sender.send(
+            header + bytes(payload),
+            cmd=TXD_TSO_TCP4,
+            lengths=(14, 20, 20),
+            context=(0, 1 | 0x10 | mss << 50),
+        )
+    began = wire.now
+    while wire.sent() < count * 6 * 1514:
+        wire.run(100_000, 100_000)
+        assert wire.now < began + 1000 * MS
+    # All but the last are paid for by then.
+    assert wire.now - began == pytest.approx((count - 1) * 6 * 1514 * 8 * 10, rel=0.05)
+
+
+def test_progress_at_the_lowest_rate_is_steady() -> None:
+    """Linux's Tx watchdog wants some within 5 s; here no gap is longer than two frames' time."""
+    wire = Wire(10, 1514)
+    wire.run(50 * MS, 100_000)
+    gaps, last = [], wire.now
+    for _ in range(5000):
+        if wire.run(100_000, 100_000):
+            gaps.append(wire.now - last)
+            last = wire.now
+    assert max(gaps) < 2 * 1514 * 8 * 100 + 200_000
+
+
+def test_time_that_was_not_used_is_not_saved_for_long() -> None:
+    wire = Wire(100, 1514)
+    wire.run(50 * MS, 100_000)
+    wire.now += 10_000 * MS
+    sent = wire.run(100 * MS, 100_000)
+    # 20 ms may be made up for.
+    assert sent * 8 * 1000 / (100 * MS) == pytest.approx(120, rel=0.05)
+
+
+def test_worker_that_comes_late_makes_up_for_it() -> None:
+    wire = Wire(1_000, 1514)
+    wire.run(10 * MS, 20_000)
+    before, began = wire.sent(), wire.now
+    for _ in range(10):
+        wire.now += 9 * MS
+        wire.run(1 * MS, 20_000)
+    sent, took_ns = wire.sent() - before, wire.now - began
+    assert sent * 8 * 1000 / took_ns == pytest.approx(1_000, rel=0.05)
+
+
+def test_limit_is_changed_and_taken_away_under_traffic() -> None:
+    wire = Wire(10, 1514)
+    slow = wire.run(50 * MS, 100_000)
+    wire.sender.vf.set_rate(1_000)
+    wire.now = max(wire.now, time.monotonic_ns())
+    fast = wire.run(50 * MS, 20_000)
+    wire.sender.vf.set_rate(0)
+    free = wire.run(50 * MS, 20_000)
+    assert slow < fast < free
+    # A whole burst each turn: nothing of the limit is left.
+    assert free == 2500 * 32 * 1514
+
+
+def test_who_sends_less_than_the_limit_notices_nothing() -> None:
+    wire = Wire(10_000, 1514)
+    wire.now += 10 * MS
+    wire.sender.tail(0, 5)
+    wire.engine.step(1, wire.now)
+    assert wire.heads() == [5]
+
+
+# Faults
+
+
+def pair(**kwargs: int) -> tuple[Engine, Driver, Driver]:
+    engine = Engine(hold_s=1000.0)
+    drivers = Driver("a", **kwargs), Driver("b", **kwargs)
+    for number, driver in enumerate(drivers):
+        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
+        driver.enable()
+        engine.add(driver.vf)
+    engine.connect(*[driver.vf for driver in drivers])
+    return engine, *drivers
+
+
+def turned(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(("size", "at"), [(64, 63), (128, 127), (129, 127), (1500, 127)])
+def test_as_many_frames_as_asked_are_spoilt(size: int, at: int) -> None:
+    engine, a, b = pair()
+    b.post(10)
+    b.vf.corrupt_received(2)
+    data = frame(mac(1), size)
+    for _ in range(4):
+        a.send(data)
+    engine.step()
+    assert [got.data for got in b.receive()] == [turned(data, at)] * 2 + [data] * 2
+    assert b.vf.corruptions_left == 0
+
+
+def test_frame_that_finds_no_room_is_spoilt_when_it_does() -> None:
+    engine, a, b = pair()
+    b.vf.corrupt_received(1)
+    data = frame(mac(1), 64)
+    a.send(data)
+    engine.step()
+    assert b.vf.corruptions_left == 1
+    b.post(2)
+    a.send(data)
+    engine.step()
+    assert [got.data for got in b.receive()] == [turned(data, 63), data]
+
+
+def test_other_destinations_get_the_frame_as_it_was() -> None:
+    engine = Engine(hold_s=1000.0)
+    drivers = [Driver(str(number)) for number in range(4)]
+    for number, driver in enumerate(drivers):
+        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
+        driver.enable()
+        driver.post(4)
+        engine.add(driver.vf)
+    engine.connect(*[driver.vf for driver in drivers])
+    drivers[2].vf.corrupt_received(1)
+    data = frame(b"\xff" * 6, 200)
+    drivers[0].send(data)
+    engine.step()
+    assert [driver.receive()[0].data for driver in drivers[1:]] == [data, turned(data, 127), data]
+
+
+def udp(payload: bytes) -> bytes:
+    """A frame with right checksums: none for UDP, of which it says so only when asked."""
+    head = bytes.fromhex("4500003000010000401126900a0000010a000002")
+    length = 20 + 8 + len(payload)
+    head = head[:2] + length.to_bytes(2, "big") + head[4:10] + b"\0\0" + head[12:]
+    total = sum(int.from_bytes(head[i : i + 2], "big") for i in range(0, 20, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + (0xFFFF - total).to_bytes(2, "big") + head[12:]
+    return (
+        mac(1)
+        + mac(0xAA)
+        + b"\x08\x00"
+        + head
+        + b"\0\1\0\2"
+        + (8 + len(payload)).to_bytes(2, "big")
+        + b"\0\0"
+        + payload
+    )
+
+
+@pytest.mark.parametrize("size", [20, 300])
+def test_checksum_that_the_device_was_to_fill_in_is_reported_bad(size: int) -> None:
+    engine, a, b = pair()
+    b.post(4)
+    data = udp(bytes(size))
+    partial = data[:40] + b"\x12\x34" + data[42:]
+    b.vf.corrupt_received(1)
+    for _ in range(2):
+        a.send(partial, cmd=0x300 | 0x40, lengths=(14, 20, 8))
+    engine.step()
+    spoilt, good = b.receive()
+    assert (spoilt.errors >> 4 & 1, good.errors >> 4 & 1) == (1, 0)
+    assert spoilt.data == turned(partial, min(len(data), 128) - 1)
+
+
+def test_lost_interrupt_disarms_and_is_repeated_on_request() -> None:
+    engine, a, b = pair()
+    event = b.vector()
+    b.post(8)
+    b.vf.lose_interrupts(1)
+    b.arm()
+    a.send(frame(mac(1), 64))
+    engine.step(2)
+    assert (signalled(event), b.registers[DYN_CTLN // 4] & 1) == (0, 0)
+    assert (b.vf.interrupts_left, b.vf.interrupts_missing) == (0, True)
+    b.vf.repeat_interrupts()
+    assert (signalled(event), b.vf.interrupts_missing) == (1, False)
+    b.arm()
+    a.send(frame(mac(1), 64))
+    engine.step(2)
+    assert signalled(event) == 1
+
+
+def test_reset_forgets_the_lost_interrupt() -> None:
+    engine, a, b = pair()
+    event = b.vector()
+    b.post(8)
+    b.vf.lose_interrupts(1)
+    b.arm()
+    a.send(frame(mac(1), 64))
+    engine.step(2)
+    b.vf.disable(1, 1)
+    b.vf.forget()
+    b.vf.repeat_interrupts()
+    assert signalled(event) == 0
+
+
+def test_hanging_queues_go_on_where_they_stood() -> None:
+    engine, a, b = pair()
+    b.post(4)
+    a.vf.hang_tx(True)
+    data = frame(mac(1), 64)
+    slot = a.send(data)
+    engine.step(3)
+    assert (a.vf.tx_hangs, a.tx_done(slot), a.vf.take_faults()) == (True, False, [])
+    a.vf.hang_tx(False)
+    engine.step()
+    assert (a.vf.tx_hangs, a.tx_done(slot)) == (False, True)
+    assert [got.data for got in b.receive()] == [data]
+
+
+def test_hang_ends_when_the_queue_is_configured_anew() -> None:
+    from emuiavf.emudev.info import TxQueueConfig
+
+    engine, a, b = pair()
+    b.post(4)
+    a.vf.hang_tx(True)
+    a.vf.disable(0, 1)
+    engine.publish()
+    a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
+    a.vf.enable(0, 1)
+    engine.publish()
+    a.send(frame(mac(1), 64))
+    engine.step()
+    assert (a.vf.tx_hangs, len(b.receive())) == (False, 1)
+
+
+def test_fault_of_the_guest_is_not_ended_with_the_hang() -> None:
+    engine, a, _ = pair()
+    a.descriptors([(0xDEAD_0000_0000, 0x30 | 64 << 34)])
+    engine.step()
+    a.vf.hang_tx(True)
+    a.vf.hang_tx(False)
+    assert [fault[:2] for fault in a.vf.take_faults()] == [("tx", 0)]
+    a.send(frame(mac(1), 64))
+    engine.step()
+    assert a.vf.ring_state("tx", 0)["head"] == 0
