@@ -46,6 +46,7 @@ test-dpdk: build
 bench: build
 	$(RUN) bench/run.py
 	$(RUN) bench/profile.py
+	$(RUN) bench/bench_switch.py
 	$(RUN) bench/peers.py --results build/peers.json
 
 lint: $(STAMP)
@@ -61,7 +62,7 @@ asan: $(STAMP)
 	mkdir -p $(ASAN_TREE)
 	find emuiavf -name '*.pyx' | sed 's/\.pyx$$/.c/' > $(ASAN_TREE)/generated
 	tar -c --exclude='*.so' --exclude-from=$(ASAN_TREE)/generated --exclude=__pycache__ \
-	  --exclude=.cache emuiavf bench tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
+	  --exclude=.cache emuiavf bench docs tests setup.py pyproject.toml README.md | tar -x -C $(ASAN_TREE)
 	cd $(ASAN_TREE) && EMUIAVF_ASAN=1 $(ASAN_RUN) $(BUILD)
 	cd $(ASAN_TREE) && $(ASAN_ENV) $(ASAN_RUN) -m pytest -p no:cacheprovider \
 	  -m "not vm and not dpdk" --deselect tests/test_nogil.py --deselect tests/test_layers.py $(PYTEST_ARGS)

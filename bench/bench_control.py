@@ -1,13 +1,16 @@
 """What a client waits for: register reads, DMA maps, bring-up; idle and with every core taken.
 
 QEMU holds its global lock while it waits for each of these answers, so the worst one counts.
+--libvfio-user takes turns with a sample server of that library, in C, where somebody has built it.
 """
 
 import argparse
 import os
 import socket
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import report
-from bench.backend import serving
+from bench.backend import die_with_parent, serving
 from emuiavf.datapath._limit import echo, time_round_trips
 from emuiavf.guest.driver import VfDriver
 from emuiavf.iavf import regs
@@ -49,6 +52,13 @@ MEANING = {
         ("map_max", "map and unmap, slowest"),
     )
 }
+# With --libvfio-user.
+AGAINST_LIBRARY = {
+    "c_config_us": "REGION_READ of 4 bytes of configuration space, otherwise as c_read_us",
+    "c_library_us": "the same of libvfio-user's server; taking turns with c_config_us",
+    "vs_library": "c_config_us over c_library_us",
+}
+START_S = 10.0
 
 
 def spread(name: str, call: Callable[[], None], count: int) -> report.Results:
@@ -132,22 +142,78 @@ def echoing(request: int, reply: bytes) -> Iterator[socket.socket]:
         os.waitpid(child, 0)
 
 
-def time_against_echo(path: str, count: int) -> report.Results:
-    """REGION_READ as a client in C sees it, taking turns with a socket that only answers."""
-    body = RegionAccess(regs.VFGEN_RSTAT.offset, RegionIndex.BAR0, 4).encode()
-    size = Header.SIZE + len(body)
-    request = Header(1, Command.REGION_READ, size, 0, 0).encode() + body
+@contextmanager
+def library_server(program: Path) -> Iterator[socket.socket]:
+    """A sample server of libvfio-user, run as PROGRAM SOCKET; yields a connection to it."""
+    with tempfile.TemporaryDirectory(prefix="emuiavf-bench-") as folder:
+        path = Path(folder, "library.sock")
+        process = subprocess.Popen(
+            [program, path],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+        )
+        try:
+            deadline = time.monotonic() + START_S
+            while (sock := dial(path)) is None:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{program} does not serve {path}")
+                time.sleep(0.01)
+            yield sock
+        finally:
+            process.kill()
+            process.wait()
+
+
+def dial(path: Path) -> socket.socket | None:
+    """A connection; None where nobody listens yet."""
     sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
-    took: dict[str, list[int]] = {"read": [], "echo": []}
-    with Client(sock), echoing(size, bytes(size + 4)) as other:
+    try:
+        sock.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    return sock
+
+
+@contextmanager
+def agreed(sock: socket.socket | None) -> Iterator[socket.socket]:
+    """The connection, blocking, when both ends have agreed on a version."""
+    assert sock is not None
+    with Client(sock):
         sock.setblocking(True)
-        for _ in range(ECHO_TURNS):
-            for name, one in (("read", sock), ("echo", other)):
-                turn = time_round_trips(one.fileno(), request, size + 4, count // ECHO_TURNS)
-                took[name] += turn
-    read, answer = (statistics.median(took[name]) / 1000 for name in ("read", "echo"))
+        yield sock
+
+
+def read_request(region: int, offset: int) -> bytes:
+    """REGION_READ of 4 bytes."""
+    body = RegionAccess(offset, region, 4).encode()
+    return Header(1, Command.REGION_READ, Header.SIZE + len(body), 0, 0).encode() + body
+
+
+def time_in_turns(sockets: tuple[socket.socket, ...], request: bytes, count: int) -> list[float]:
+    """Median round trips of a read, in us, as a client in C sees them; the servers take turns."""
+    took: list[list[int]] = [[] for _ in sockets]
+    for _ in range(ECHO_TURNS):
+        for sock, times in zip(sockets, took, strict=True):
+            size = len(request) + 4
+            times += time_round_trips(sock.fileno(), request, size, count // ECHO_TURNS)
+    return [statistics.median(times) / 1000 for times in took]
+
+
+def time_against_echo(path: str, count: int) -> report.Results:
+    request = read_request(RegionIndex.BAR0, regs.VFGEN_RSTAT.offset)
+    reply = bytes(len(request) + 4)
+    with agreed(dial(Path(path))) as ours, echoing(len(request), reply) as other:
+        read, answer = time_in_turns((ours, other), request, count)
     return {"c_read_us": read, "c_echo_us": answer, "vs_echo": read / answer}
+
+
+def time_against_library(path: str, program: Path, count: int) -> report.Results:
+    request = read_request(RegionIndex.CONFIG, 0)
+    with library_server(program) as theirs, agreed(dial(Path(path))) as ours, agreed(theirs):
+        read, answer = time_in_turns((ours, theirs), request, count)
+    return {"c_config_us": read, "c_library_us": answer, "vs_library": read / answer}
 
 
 def run(args: argparse.Namespace) -> report.Results:
@@ -158,6 +224,8 @@ def run(args: argparse.Namespace) -> report.Results:
         results["bring_up_ms"] = time_bring_up(path, args.bring_ups)
     with serving(1, cpus=[max(os.sched_getaffinity(0))]) as (path,):
         results |= time_against_echo(path, args.reads)
+        if args.libvfio_user:
+            results |= time_against_library(path, args.libvfio_user, args.reads)
     with serving(1, cpus=sorted(os.sched_getaffinity(0))) as (path,), Client(path) as client:
         for key, value in time_answers(client, args.reads, args.maps).items():
             results[f"busy_{key}"] = value
@@ -168,14 +236,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reads", type=int, default=10_000)
     parser.add_argument("--maps", type=int, default=1_000)
     parser.add_argument("--bring-ups", type=int, default=10)
-
-
-def main() -> None:
-    parser = report.parser(__doc__)
-    arguments(parser)
-    args = parser.parse_args()
-    report.show("control", run(args), MEANING, args.json)
+    parser.add_argument(
+        "--libvfio-user",
+        type=Path,
+        metavar="PROGRAM",
+        help="its samples/gpio-pci-idio-16, or another that takes a socket",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    report.main("control", __doc__, arguments, run, MEANING | AGAINST_LIBRARY)

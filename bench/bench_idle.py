@@ -18,9 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import report
+from bench import affinity, report
 from bench.backend import mac, running
-from bench.bench_loop import cpu_pair, pinned
 from bench.frames import udp4
 from emuiavf.guest.driver import VfDriver
 from emuiavf.iavf import regs
@@ -117,7 +116,7 @@ def measure(mode: str, args: argparse.Namespace) -> report.Results:
     guest, worker = args.cpus
     own = bytes.fromhex(mac(0).replace(":", ""))
     frame = udp4(64, own, own)
-    with device(mode, worker) as (pid, path), pinned(guest), Moderated(path) as vf:
+    with device(mode, worker) as (pid, path), affinity.pinned(guest), Moderated(path) as vf:
         vf.start(interrupts=True)
         results = {}
         for silence_ms, fewer in SILENCES.items():
@@ -145,17 +144,8 @@ def run(args: argparse.Namespace) -> report.Results:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each rate")
     parser.add_argument("--frames", type=int, default=200, help="that are timed after a silence")
-    parser.add_argument(
-        "--cpus", type=cpu_pair, default=(0, 1), metavar="GUEST,WORKER", help="0,1 without"
-    )
-
-
-def main() -> None:
-    parser = report.parser(__doc__)
-    arguments(parser)
-    args = parser.parse_args()
-    report.show("idle", run(args), MEANING, args.json)
+    affinity.add_option(parser, "GUEST", "WORKER")
 
 
 if __name__ == "__main__":
-    main()
+    report.main("idle", __doc__, arguments, run, MEANING)

@@ -6,15 +6,13 @@ it fills in, checks and times every frame.
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import report
+from bench import affinity, report
 from bench.backend import serving
 from emuiavf.guest.driver import VfDriver
 from emuiavf.guest.pair import BUF_SIZE, Pair, ring_len_for
@@ -65,42 +63,17 @@ def run(args: argparse.Namespace) -> report.Results:
     guest, worker = args.cpus
     results: report.Results = {}
     for name, devices in DEVICES.items():
-        with serving(devices, cpus=[worker]) as paths, pinned(guest):
+        with serving(devices, cpus=[worker]) as paths, affinity.pinned(guest):
             for size in SIZES:
                 for unit, value in time_traffic(paths, size, args.seconds).items():
                     results[f"{name}_{size}_{unit}"] = value
     return results
 
 
-@contextmanager
-def pinned(cpu: int) -> Iterator[None]:
-    """This thread on one CPU."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def cpu_pair(text: str) -> tuple[int, int]:
-    guest, _, worker = text.partition(",")
-    return int(guest), int(worker)
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of traffic per number")
-    parser.add_argument(
-        "--cpus", type=cpu_pair, default=(0, 1), metavar="GUEST,WORKER", help="0,1 without"
-    )
-
-
-def main() -> None:
-    parser = report.parser(__doc__)
-    arguments(parser)
-    args = parser.parse_args()
-    report.show("loop", run(args), MEANING, args.json)
+    affinity.add_option(parser, "GUEST", "WORKER")
 
 
 if __name__ == "__main__":
-    main()
+    report.main("loop", __doc__, arguments, run, MEANING)

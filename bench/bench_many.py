@@ -75,12 +75,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=64)
 
 
-def main() -> None:
-    parser = report.parser(__doc__)
-    arguments(parser)
-    args = parser.parse_args()
-    report.show("many", run(args), MEANING, args.json)
-
-
 if __name__ == "__main__":
-    main()
+    report.main("many", __doc__, arguments, run, MEANING)

@@ -50,12 +50,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ring-len", type=int, default=512, help="descriptors per ring")
 
 
-def main() -> None:
-    parser = report.parser(__doc__)
-    arguments(parser)
-    args = parser.parse_args()
-    report.show("ring", run(args), MEANING, args.json)
-
-
 if __name__ == "__main__":
-    main()
+    report.main("ring", __doc__, arguments, run, MEANING)

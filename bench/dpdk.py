@@ -1,32 +1,59 @@
-"""A `dpdk-testpmd` with the drivers that peers need: the installed one, or Debian's own packages
-unpacked below a cache folder.  Nothing is installed, no root rights are needed."""
+"""Debian's own DPDK and what runs on it, unpacked below a cache folder; for benches and tests.
 
+Fetched as the VM tests fetch QEMU, and run with the loader and libraries that come with it: nothing
+is installed, no root rights are needed.  EMUIAVF_DPDK_CACHE names another folder.
+"""
+
+import fcntl
+import json
 import os
 import re
 import shutil
 import stat
 import subprocess
-import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache" / "dpdk"
-DRIVERS = (
-    "bus_pci",
-    "bus_vdev",
-    "mempool_ring",
-    "net_iavf",
-    "net_memif",
-    "net_vhost",
-    "net_virtio",
+from tests.vm.harness import fetch as fetcher
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "dpdk"
+FORM = 1  # of the cache; another form is fetched anew
+
+
+@dataclass(frozen=True)
+class Release:
+    """Programs on the DPDK of a Debian suite; `abi` is the suffix of its drivers."""
+
+    version: str
+    suite: str
+    abi: str
+    programs: tuple[str, ...] = ("dpdk-dev",)
+    name: str = ""  # of its folder, where it is not the suite's
+
+    @property
+    def packages(self) -> list[str]:
+        number = self.abi.partition(".")[0]
+        return [
+            *self.programs,
+            *(f"librte-{name}{number}" for name in ("mempool-ring", "net-iavf")),
+        ]
+
+    def folder(self, cache: Path) -> Path:
+        return cache / (self.name or self.suite)
+
+
+RELEASES = {
+    release.version: release
+    for release in (Release("22.11", "bookworm", "23.0"), Release("24.11", "trixie", "25.0"))
+}
+OVS = Release(
+    "22.11", "bookworm", "23.0", ("openvswitch-switch-dpdk", "openvswitch-common"), "ovs-bookworm"
 )
-PACKAGE = "dpdk-dev"  # has testpmd; what it depends on has the drivers
-# Dependencies that testpmd does not load.
-DROP = re.compile(
-    r"(?!dpdk-dev$)(.*-dev|librte-meta-.*|lib(systemd|udev|nss|pam|dbus).*|systemd.*|udev|rdma-core)"
-)
-APT_TIMEOUT_S = 600
+DRIVERS = ("bus_pci", "mempool_ring", "net_iavf")
+# The release that benches compare with, where none is installed, and what it has to have.
+PEERS = RELEASES["22.11"]
+PEER_DRIVERS = (*DRIVERS, "bus_vdev", "net_memif", "net_vhost", "net_virtio")
 
 
 class Missing(Exception):
@@ -34,117 +61,113 @@ class Missing(Exception):
 
 
 @dataclass(frozen=True)
-class Testpmd:
-    """How to run it: the program, its environment, and the options that load its drivers."""
+class Dpdk:
+    """An unpacked DPDK."""
 
-    program: str
+    release: Release
+    root: Path
+
+    def command(self, program: str) -> list[str]:
+        """The words that run a program, named by its path; its own arguments follow."""
+        loaders = [self.root / "usr/lib64", self.root / "lib64"]
+        loader = next(path for path in loaders if (path / "ld-linux-x86-64.so.2").exists())
+        libraries = [self.root / place / "x86_64-linux-gnu" for place in ("usr/lib", "lib")]
+        return [
+            str(loader / "ld-linux-x86-64.so.2"),
+            "--library-path",
+            ":".join(map(str, libraries)),
+            str(self.root / program),
+        ]
+
+    def drivers(self, names: Iterable[str] = DRIVERS) -> list[str]:
+        """EAL's options for the drivers wanted; its own folder has all, which takes long."""
+        folder = self.root / f"usr/lib/x86_64-linux-gnu/dpdk/pmds-{self.release.abi}"
+        words = []
+        for name in names:
+            words += ["-d", str(folder / f"librte_{name}.so.{self.release.abi}")]
+        return words
+
+
+@dataclass(frozen=True)
+class Testpmd:
+    """How a bench runs it: the words before its own arguments, and those that load its drivers."""
+
+    command: tuple[str, ...]
     version: str
-    env: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
 
-def cache_folder(wanted: Path = CACHE) -> Path:
-    """Where to unpack DPDK: `wanted`, unless it lies below a folder that everybody may write to,
-    such as /tmp.  EAL loads no driver from there."""
-    wanted = wanted.resolve()
+def cache_folder(wanted: Path | None = None) -> Path:
+    """Where to unpack DPDK: `wanted`, else what the environment says, else below this project,
+    unless that lies below a folder that everybody may write to, such as /tmp.  EAL loads no driver
+    from there."""
+    wanted = (wanted or Path(os.environ.get("EMUIAVF_DPDK_CACHE") or CACHE)).resolve()
     for folder in wanted.parents:
         if folder.exists() and folder.stat().st_mode & stat.S_IWOTH:
             return Path.home() / ".cache" / "emuiavf" / "dpdk"
     return wanted
 
 
+def is_fetched(cache: Path, release: Release) -> bool:
+    manifest = release.folder(cache) / "manifest.json"
+    return manifest.exists() and json.loads(manifest.read_text())["form"] == FORM
+
+
+def fetched(cache: Path, release: Release) -> Dpdk:
+    """A release in the cache, fetched where it is not there yet.  fetcher.Failed when it cannot."""
+    top = release.folder(cache)
+    top.mkdir(parents=True, exist_ok=True)
+    with open(top / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_fetched(cache, release):
+            manifest = {"form": FORM, "packages": _unpack(top, release)}
+            (top / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return Dpdk(release, top / "root")
+
+
 def find(*, fetch: bool = True, cache: Path | None = None) -> Testpmd:
-    """The installed one if it has all DRIVERS, else one from the cache, fetched when it is not
-    there.  Missing when there is none."""
-    cache = cache or cache_folder() / "peers"
+    """The installed one if it has all PEER_DRIVERS, else that of PEERS in the cache, fetched when
+    it is not there.  Missing when there is none."""
     installed = shutil.which("dpdk-testpmd")
-    if installed is not None and _drivers(Path("/usr/lib")):
-        return _described(Testpmd(installed, ""))
-    unpacked = cache / "root"
-    if not unpacked.exists():
+    if installed is not None and _has_drivers(Path("/usr/lib")):
+        return _described((installed,))
+    cache = cache_folder(cache)
+    if not is_fetched(cache, PEERS):
         if not fetch:
             raise Missing("no dpdk-testpmd (Debian: apt-get install dpdk-dev)")
-        _fetch(cache)
-    drivers = _drivers(unpacked / "usr/lib")
-    if not drivers:
-        raise Missing(f"{unpacked}: not all of {', '.join(DRIVERS)}; remove it and try again")
-    options: tuple[str, ...] = ()
-    for path in drivers:
-        options += ("-d", str(path))
-    libraries = drivers[0].parents[2]
-    return _described(
-        Testpmd(
-            str(unpacked / "usr/bin/dpdk-testpmd"),
-            "",
-            {"LD_LIBRARY_PATH": f"{libraries}:{unpacked / 'lib' / libraries.name}"},
-            options,
-        )
-    )
+        if shutil.which("apt-get") is None:
+            raise Missing("no dpdk-testpmd, and no apt to fetch it with")
+    try:
+        found = fetched(cache, PEERS)
+    except fetcher.Failed as reason:
+        raise Missing(f"no dpdk-testpmd: {reason}") from None
+    if not _has_drivers(found.root / "usr/lib"):
+        raise Missing(f"{found.root}: not all of {', '.join(PEER_DRIVERS)}; remove its folder")
+    return _described(found.command("usr/bin/dpdk-testpmd"), found.drivers(PEER_DRIVERS))
 
 
-def _described(found: Testpmd) -> Testpmd:
+def _has_drivers(top: Path) -> bool:
+    return all(any(top.glob(f"*/dpdk/pmds-*/librte_{name}.so.[0-9][0-9]")) for name in PEER_DRIVERS)
+
+
+def _described(command: Iterable[str], options: Iterable[str] = ()) -> Testpmd:
     """With its version; Missing when it does not even start."""
-    said = subprocess.run(
-        [found.program, *found.options, "-v", "-h"],
-        env={**os.environ, **found.env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = (*command, *options, "-v", "-h")
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
     version = re.search(r"DPDK [\d.]+", said.stdout + said.stderr)
     if version is None:
-        raise Missing(f"{found.program}: {(said.stderr or said.stdout).strip()[-200:]}")
-    return Testpmd(found.program, version[0], found.env, found.options)
+        raise Missing(f"{' '.join(command)}: {(said.stderr or said.stdout).strip()[-200:]}")
+    return Testpmd(tuple(command), version[0], tuple(options))
 
 
-def _drivers(top: Path) -> list[Path]:
-    """The drivers below a folder, in the order of DRIVERS; none when one is missing."""
-    found = []
-    for name in DRIVERS:
-        paths = sorted(top.glob(f"*/dpdk/pmds-*/librte_{name}.so.[0-9][0-9]"))
-        if not paths:
-            return []
-        found.append(paths[-1])
-    return found
-
-
-def _fetch(cache: Path) -> None:
-    wanted = [name for name in _closure() if not DROP.fullmatch(name)]
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        _apt("apt-get", "download", *wanted, cwd=folder)
-        root = Path(folder, "root")
-        root.mkdir()
-        for deb in sorted(Path(folder).glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", str(deb), str(root)], check=True)
-        # Whole or not at all.
-        root.rename(cache / "root")
-
-
-def _closure() -> list[str]:
-    """The packages that would be installed; Missing where apt does not know them."""
-    command = ("apt-get", "install", "-s", "-y", "--no-install-recommends", PACKAGE)
-    if shutil.which("apt-get") is None:
-        raise Missing("no dpdk-testpmd, and no apt to fetch it with")
-    try:
-        said = _apt(*command)
-    except Missing:
-        _apt("apt-get", "update")
-        said = _apt(*command)
-    return re.findall(r"^Inst (\S+) ", said, re.MULTILINE)
-
-
-def _apt(*command: str, cwd: str | None = None) -> str:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=APT_TIMEOUT_S,
-        check=False,
-        env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["failed"])[-1]
-        raise Missing(f"no dpdk-testpmd, and {' '.join(command[:2])}: {last}")
-    return done.stdout
+def _unpack(top: Path, release: Release) -> list[dict[str, object]]:
+    apt = fetcher.Apt(str(top))
+    apt.configure([release.suite])
+    apt.update()
+    debs = apt.closure(release.packages, release.suite)
+    shutil.rmtree(top / "root", ignore_errors=True)
+    fetcher.unpack_root(debs, str(top / "root"))
+    packages = [fetcher.record(deb) for deb in debs]
+    shutil.rmtree(apt.top)
+    shutil.rmtree(apt.debs)
+    return packages

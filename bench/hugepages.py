@@ -20,18 +20,27 @@ def free() -> int:
 
 @contextmanager
 def reserved(megabytes: int) -> Iterator[bool]:
-    """Whether so many are free; reserves what is missing and gives it back at the end."""
+    """Whether so many are free; reserves what is missing and takes as many away at the end.
+
+    Others may have changed the number meanwhile: theirs stay.
+    """
     missing = megabytes // SIZE_MB - free()
     if missing <= 0:
         yield True
         return
-    before = int(RESERVED.read_text())
     try:
-        RESERVED.write_text(str(before + missing))
+        got = _add(missing)
     except OSError:
         yield False
         return
     try:
         yield free() >= megabytes // SIZE_MB
     finally:
-        RESERVED.write_text(str(before))
+        _add(-got)
+
+
+def _add(pages: int) -> int:
+    """How many the kernel has added; it may have room for fewer."""
+    before = int(RESERVED.read_text())
+    RESERVED.write_text(str(max(0, before + pages)))
+    return int(RESERVED.read_text()) - before

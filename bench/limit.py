@@ -19,8 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import report
-from bench.bench_loop import cpu_pair, pinned
+from bench import affinity, report
 from emuiavf.datapath._limit import CopyRing
 
 SLOTS = 512
@@ -108,7 +107,7 @@ def time_ring(
 
 
 def run(args: argparse.Namespace) -> report.Results:
-    with pinned(args.cpus[0]):
+    with affinity.pinned(args.cpus[0]):
         rates: dict[str, list[float]] = {name: [] for name in SHAPES}
         for _ in range(args.runs):
             for name, shape in SHAPES.items():
@@ -124,17 +123,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=5, help="per number, which is their median")
     parser.add_argument("--retries", type=int, default=3, help="of a run that was disturbed")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, metavar="FRAMES")
-    parser.add_argument(
-        "--cpus", type=cpu_pair, default=(0, 1), metavar="PRODUCER,CONSUMER", help="0,1 without"
-    )
-
-
-def main() -> None:
-    parser = report.parser(__doc__)
-    arguments(parser)
-    args = parser.parse_args()
-    report.show("limit", run(args), MEANING, args.json)
+    affinity.add_option(parser, "PRODUCER", "CONSUMER")
 
 
 if __name__ == "__main__":
-    main()
+    report.main("limit", __doc__, arguments, run, MEANING)

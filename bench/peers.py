@@ -5,7 +5,7 @@ another testpmd with vhost-user or memif.  All contenders of a case take turns, 
 ring of bench/limit.py among them, and the median of the turns counts.  A turn in which somebody
 else had one of the cores is taken again, up to --retries times.
 
-Needs DPDK of Debian, which is fetched into .cache/dpdk/peers when it is not installed, and root or
+Needs DPDK of Debian, which is fetched into .cache/dpdk when it is not installed, and root or
 reserved huge pages (without them memory is of small pages, which all contenders bear alike).
 """
 
@@ -29,8 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rich.console import Console
 from rich.table import Table
 
-from bench import dpdk, hugepages, limit, plot, report
-from bench.bench_loop import cpu_pair
+from bench import affinity, dpdk, hugepages, limit, plot, report
 from bench.contenders import MEMIF, OURS, VHOST, Case, Contender, Place
 from bench.limit import Window
 from bench.testpmd import MEMORY_MB, Failed
@@ -194,9 +193,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", default=",".join(CONTENDERS), metavar="LIST", help="contenders, with commas"
     )
-    parser.add_argument(
-        "--cpus", type=cpu_pair, default=(0, 1), metavar="APPLICATION,WORKER", help="0,1 without"
-    )
+    affinity.add_option(parser, "APPLICATION", "WORKER")
     parser.add_argument("--no-fetch", action="store_true", help="only an installed DPDK")
     parser.add_argument("--results", type=Path, metavar="FILE", help="the JSON, beside the table")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it (needs matplotlib)")

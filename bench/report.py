@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -62,3 +62,17 @@ def show(title: str, results: Results, meaning: Mapping[str, str], as_json: bool
         print(json.dumps({"bench": title, **machine(), "results": rounded}))
     else:
         Console().print(table(title, results, meaning))
+
+
+def main(
+    title: str,
+    text: str | None,
+    arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], Results],
+    meaning: Mapping[str, str],
+) -> None:
+    """A bench as a program of its own: its options, its numbers."""
+    made = parser(text)
+    arguments(made)
+    args = made.parse_args()
+    show(title, run(args), meaning, args.json)

@@ -9,7 +9,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import bench_control, bench_idle, bench_loop, bench_many, bench_ring, limit, report
+from bench import (
+    bench_control,
+    bench_idle,
+    bench_loop,
+    bench_many,
+    bench_ring,
+    bench_workers,
+    limit,
+    report,
+)
 
 BENCHES = {
     "ring": bench_ring,
@@ -18,6 +27,7 @@ BENCHES = {
     "control": bench_control,
     "idle": bench_idle,
     "many": bench_many,
+    "workers": bench_workers,
 }
 
 

@@ -73,7 +73,7 @@ class Process:
         ring_len: int = 256,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        command = [*before, testpmd.program, *testpmd.options, "--lcores", f"(0,1)@{cpu}"]
+        command = [*before, *testpmd.command, *testpmd.options, "--lcores", f"(0,1)@{cpu}"]
         command += [*EAL, *options, *(f"--vdev={vdev}" for vdev in vdevs)]
         command += [] if huge else ["--no-huge"]
         command += ["--", *APPLICATION, f"--rxd={ring_len}", f"--txd={ring_len}"]
@@ -87,7 +87,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=theirs,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **testpmd.env, **(env or {})},
+                env={**os.environ, **(env or {})},
                 preexec_fn=die_with_parent,
                 # It may be the child of a command that goes before it.
                 start_new_session=True,

@@ -2,13 +2,25 @@
 
 import json
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from bench import bench_control, bench_idle, bench_loop, bench_many, bench_ring, limit, profile
+from bench import (
+    bench_control,
+    bench_idle,
+    bench_loop,
+    bench_many,
+    bench_ring,
+    bench_switch,
+    bench_workers,
+    limit,
+    profile,
+)
 from bench.callgrind import plain, read
 from bench.perf_counters import Counters
 
@@ -23,33 +35,41 @@ SHORT = {
 TOUCHED = 16 << 20
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("bench", SHORT, ids=lambda bench: bench.__name__)
-def test_bench_gives_every_number(bench) -> None:
+def results_of(bench: ModuleType, *options: str) -> dict[str, float]:
+    """What a bench finds, run as the program that it is."""
     done = subprocess.run(
-        [sys.executable, bench.__file__, "--json", *SHORT[bench]],
+        [sys.executable, str(bench.__file__), "--json", *options],
         capture_output=True,
         text=True,
         timeout=60,
         cwd=ROOT,
         check=True,
     )
-    results = json.loads(done.stdout)["results"]
+    results: dict[str, float] = json.loads(done.stdout)["results"]
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", SHORT, ids=lambda bench: bench.__name__)
+def test_bench_gives_every_number(bench) -> None:
+    results = results_of(bench, *SHORT[bench])
     assert results.keys() == bench.MEANING.keys()
     assert min(results.values()) > 0
 
 
 @pytest.mark.slow
 def test_idle_devices_are_told_in_every_mode() -> None:
-    done = subprocess.run(
-        [sys.executable, bench_idle.__file__, "--json", "--seconds", "0.1", "--frames", "3"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        check=True,
-    )
-    assert json.loads(done.stdout)["results"].keys() == bench_idle.MEANING.keys()
+    results = results_of(bench_idle, "--seconds", "0.1", "--frames", "3")
+    assert results.keys() == bench_idle.MEANING.keys()
+
+
+@pytest.mark.slow
+def test_as_many_workers_as_there_are_cpus_are_compared() -> None:
+    results = results_of(bench_workers, "--seconds", "0.05", "--rounds", "1")
+    most = min(bench_workers.MOST, len(os.sched_getaffinity(0)))
+    assert {f"workers_{number}_mpps" for number in range(1, most + 1)} <= results.keys()
+    assert results.keys() <= bench_workers.MEANING.keys()
+    assert min(results.values()) > 0
 
 
 @pytest.mark.slow
@@ -104,6 +124,23 @@ def test_instructions_per_frame_have_not_risen() -> None:
     except profile.NoFigures as reason:
         pytest.skip(str(reason))
     assert risen == []
+
+
+@pytest.mark.slow
+def test_a_switch_finds_its_way_at_one_price() -> None:
+    try:
+        found = bench_switch.measure()
+    except profile.NoFigures as reason:
+        pytest.skip(str(reason))
+    assert found.keys() == bench_switch.MEANING.keys()
+    assert bench_switch.slopes(found) == []
+
+
+def test_a_price_that_rises_is_told() -> None:
+    found = dict.fromkeys(bench_switch.MEANING, 50.0)
+    assert bench_switch.slopes(found) == []
+    found |= {"members_64": 56.0, "stations_100000": 60.0}
+    assert len(bench_switch.slopes(found)) == 2
 
 
 FIGURES = {"bare": {"all": 100.0, "take": 40.0, "route": 10.0, "put": 40.0, "done": 0.1}}

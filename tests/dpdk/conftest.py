@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bench.dpdk import CACHE, cache_folder
-from tests.dpdk.packages import OVS, RELEASES, Dpdk, fetched
+from bench import hugepages as huge
+from bench.dpdk import OVS, RELEASES, Dpdk, cache_folder, fetched
 from tests.dpdk.testpmd import Testpmd
 from tests.vm.harness.backend import BackendProcess
 
-_HUGEPAGES = 384
+_HUGE_MB = 768
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,17 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", params=list(RELEASES))
 def dpdk(request: pytest.FixtureRequest) -> Dpdk:
     """Both releases of DPDK, one after the other; fetched on the first run."""
-    return fetched(_cache(), RELEASES[request.param])
+    return fetched(cache_folder(), RELEASES[request.param])
 
 
 @pytest.fixture(scope="session")
 def ovs_packages() -> Dpdk:
     """Open vSwitch with its DPDK datapath."""
-    return fetched(_cache(), OVS)
-
-
-def _cache() -> Path:
-    return cache_folder(Path(os.environ.get("EMUIAVF_DPDK_CACHE") or CACHE))
+    return fetched(cache_folder(), OVS)
 
 
 class Bench:
@@ -77,17 +73,8 @@ def bench(dpdk: Dpdk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Benc
 
 @pytest.fixture
 def hugepages() -> Iterator[None]:
-    """384 more pages of 2 MiB, where the machine lets us."""
-    setting = Path("/proc/sys/vm/nr_hugepages")
-    before = int(setting.read_text())
-    try:
-        setting.write_text(f"{before + _HUGEPAGES}\n")
-    except OSError as error:
-        pytest.skip(f"{setting}: {error.strerror}")
-    try:
-        if int(setting.read_text()) < before + _HUGEPAGES:
-            pytest.skip(f"the machine has no {_HUGEPAGES} hugepages to spare")
+    """768 MB of free pages of 2 MiB, where the machine lets us."""
+    with huge.reserved(_HUGE_MB) as got:
+        if not got:
+            pytest.skip(f"no {_HUGE_MB} MB of huge pages: {huge.RESERVED} cannot be raised so far")
         yield
-    finally:
-        # Others may have changed it meanwhile.
-        setting.write_text(f"{max(0, int(setting.read_text()) - _HUGEPAGES)}\n")

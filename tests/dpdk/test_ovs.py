@@ -15,8 +15,8 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from bench.dpdk import Dpdk
 from tests.dpdk.conftest import ROOT, Bench
-from tests.dpdk.packages import Dpdk
 from tests.dpdk.tester import Tester, mixed_frames
 from tests.vm.harness.backend import wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
 from tests.dpdk.conftest import Bench
@@ -92,31 +92,6 @@ def test_txonly_into_a_port(bench: Bench) -> None:
         testpmd("stop")
         counters = testpmd.counters()
     assert backend.stats("null0")["from_guest-0.packets"] == counters["TX-packets"]
-
-
-@pytest.mark.parametrize("mode", ["io", "macswap"])
-@pytest.mark.parametrize("size", [64, 1514])
-def test_numbered_frames_pass_without_loss_or_damage(bench: Bench, mode: str, size: int) -> None:
-    """From the generating port through two devices of one program to the verifying port."""
-    ports = ["--port", f"gen0,type=gen,rate=4000,size={size},flows=4"]
-    ports += ["--port", "verify0,type=verify"]
-    connections = ["--connect", "emu_iavf0,gen0", "--connect", "emu_iavf1,verify0"]
-    backend = bench.serve(*ports, *connections, devices=2)
-
-    def verified(least: int) -> dict[str, int]:
-        wait_until(lambda: backend.stats("verify0")["verify-0.frames"] >= least, 60, "frames")
-        found = backend.stats("verify0")
-        return {name: found[f"verify-0.{name}"] for name in ("lost", "reordered", "corrupted")}
-
-    # A ring of a second, for a machine that has other things to do.
-    with bench.testpmd(0, more=[1], options=["--rxd=4096", "--txd=1024"]) as testpmd:
-        testpmd(f"set fwd {mode}")
-        testpmd("start")
-        # What came before is in the Rx ring of a port that nobody served.
-        before = verified(1000)
-        after = verified(9000)
-    assert after["lost"] == before["lost"]
-    assert after["reordered"] == after["corrupted"] == 0
 
 
 def test_rxonly_takes_what_is_generated(bench: Bench) -> None:
@@ -258,6 +233,55 @@ def test_vlan_strip_and_insert(bench: Bench) -> None:
         (changed,) = tester.exchange([tagged])
     assert Ether(changed.data)[Dot1Q].vlan == 100
     assert changed.data[18:] == tagged[18:]
+
+
+@pytest.mark.parametrize("caps", ["-vlan_v2", "-vlan"], ids=["v1", "v2"])
+def test_vlan_filters_of_both_versions(bench: Bench, caps: str) -> None:
+    inner = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(bytes(100))
+    ether = Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff")
+    frames = [bytes(ether / Dot1Q(vlan=vlan) / inner) for vlan in (5, 6, 7)]
+    plain = bytes(ether / inner)
+    with connect(bench, f",caps={caps}") as tester, bench.testpmd() as testpmd:
+        testpmd("set promisc 0 off")
+        testpmd("vlan set filter on 0")
+        testpmd("rx_vlan add 5 0")
+        testpmd("rx_vlan add 7 0")
+        testpmd("start")
+        (*_, last) = tester.exchange([frames[0], frames[2], plain])
+        assert last.data == plain
+        # The frame of VLAN 6 would come first.
+        tester.send([frames[1], plain])
+        assert tester.receive(1)[0].data == plain
+
+
+def test_qinq_passes_and_its_outer_tag_is_stripped(bench: Bench) -> None:
+    inner = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(bytes(100))
+    ether = Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff")
+    stacked = bytes(ether / Dot1Q(vlan=5) / Dot1Q(vlan=6) / inner)
+    service = bytes(ether / Dot1AD(vlan=5) / Dot1Q(vlan=6) / inner)
+    with connect(bench) as tester, bench.testpmd() as testpmd:
+        testpmd("start")
+        assert_unchanged(tester, [stacked, service])
+        testpmd("vlan set strip on 0")
+        one, other = tester.exchange([stacked, service])
+    assert one.data == stacked[:12] + stacked[16:]
+    assert other.data == service
+
+
+def test_keep_crc(bench: Bench) -> None:
+    frames = mixed_frames(100)
+    tagged = bytes(HEADERS / UDP(sport=1, dport=2) / Raw(bytes(100)))
+    tagged = tagged[:12] + bytes.fromhex("81000005") + tagged[12:]
+    with (
+        connect(bench) as tester,
+        bench.testpmd(options=["--disable-crc-strip"]) as testpmd,
+    ):
+        assert "KEEP_CRC" in testpmd("show port 0 rx_offload configuration")
+        testpmd("start")
+        # net_iavf takes four bytes off each frame: without the CRC they would be missing.
+        assert_unchanged(tester, frames)
+        testpmd("vlan set strip on 0")
+        assert_unchanged(tester, [tagged])
 
 
 def test_port_stop_start_and_reset(bench: Bench) -> None:

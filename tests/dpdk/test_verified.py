@@ -6,18 +6,15 @@ Below what this machine can do nothing may be missing, and nothing may ever be d
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import pytest
 
 from tests.dpdk.conftest import Bench
-from tests.dpdk.testpmd import Testpmd
 
 DEADLINE_S = 60.0
-FRAMES = 4_000
-# Rings of so many buffers, all queues together, bridge half a second without a CPU at this rate.
-RATE, RING = 4_000, 2048
-LOST = "request queues failed"
+FRAMES = 3_000
+# Rings of so many buffers, all queues together, bridge two seconds without a CPU at this rate.
+RATE, RING = 2_000, 4096
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -25,26 +22,6 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def start(bench: Bench, options: list[str], guests: ExitStack) -> Testpmd:
-    """Testpmd on both devices; again when DPDK has lost its own answer to REQUEST_QUEUES.
-
-    Its interrupt thread, woken late by an earlier message, may take the event from the mailbox that
-    its main thread waits for there (iavf_execute_vf_cmd).
-    """
-    for last in (False, False, True):
-        with ExitStack() as attempt:
-            try:
-                testpmd = attempt.enter_context(bench.testpmd(more=[1], options=options))
-            except AssertionError as error:
-                if last or LOST not in str(error):
-                    raise
-                continue
-            if last or LOST.encode() not in testpmd.said:
-                guests.push(attempt.pop_all())
-                return testpmd
-    raise AssertionError
 
 
 def verified(bench: Bench) -> dict[str, int]:
@@ -55,7 +32,8 @@ def verified(bench: Bench) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("size", "queues", "mode"), [(64, 1, "io"), (64, 4, "macswap"), (1518, 1, "macswap")]
+    ("size", "queues", "mode"),
+    [(64, 1, "io"), (64, 4, "macswap"), (1514, 2, "io"), (1518, 1, "macswap")],
 )
 def test_every_numbered_frame_comes_through(
     bench: Bench, size: int, queues: int, mode: str
@@ -69,8 +47,9 @@ def test_every_numbered_frame_comes_through(
         options=",queues=1",
     )
     options = [f"--rxq={queues}", f"--txq={queues}", "--rss-udp", f"--rxd={RING // queues}"]
-    with ExitStack() as guests:
-        testpmd = start(bench, options, guests)
+    # After such a pause the generator makes up for 1,024 frames at once.
+    options.append(f"--txd={RING // queues // 2}")
+    with bench.testpmd(more=[1], options=options) as testpmd:
         testpmd(f"set fwd {mode}")
         testpmd("start")
         # What was in the rings before is through, what found no room there is known.

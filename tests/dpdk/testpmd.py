@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.dpdk.packages import Dpdk
+from bench.dpdk import Dpdk
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = b"testpmd> "
@@ -34,10 +34,14 @@ class Testpmd:
         options: Sequence[str] = (),
         core: int = 0,
         memory: Sequence[str] = ("--no-huge", "-m", "128"),
+        before: Sequence[str] = (),
     ) -> None:
-        """`devices` are those of `emuiavf exec`; main and forwarding thread share a core."""
+        """`devices` are those of `emuiavf exec`; main and forwarding thread share a core.
+
+        `before` is a command that all of it is an argument of.
+        """
         addresses = [device.partition("addr=")[2] for device in devices]
-        self.command = [sys.executable, "-m", "emuiavf", "exec"]
+        self.command = [*before, sys.executable, "-m", "emuiavf", "exec"]
         for device in devices:
             self.command += ["--device", device]
         self.command += ["--", *dpdk.command("usr/bin/dpdk-testpmd"), "--lcores", f"(0,1)@{core}"]
@@ -48,6 +52,12 @@ class Testpmd:
         self.said = b""
         self._terminal = -1
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of `emuiavf exec`."""
+        assert self.process is not None
+        return self.process.pid
 
     def __enter__(self) -> Self:
         self._terminal, theirs = pty.openpty()
