@@ -10,9 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from tests.vm.harness.netns import Namespace
+from typing import Any, Protocol, Self
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,23 +25,30 @@ def vfio_user_device(path: Path, **properties: object) -> list[str]:
     return ["-device", json.dumps(device)]
 
 
+class Place(Protocol):
+    """A network namespace, or another user."""
+
+    def command(self) -> list[str]:
+        """The words before those of a program that is to run there."""
+
+
 class BackendProcess:
     """Serves until the block ends; its messages go to `log`.
 
-    `arguments` are those of `emuiavf run`.  With a namespace it runs there, and its TAPs are made
+    `arguments` are those of `emuiavf run`.  With a place it runs there, and its TAPs are made
     there.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, netns: Namespace | None = None) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, place: Place | None = None) -> None:
         self.arguments = list(arguments)
         self.log = log
-        self.netns = netns
+        self.place = place
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_s: float = 20) -> None:
         """Returns when the backend has said that it is ready."""
         reader, writer = os.pipe()
-        command = self.netns.command() if self.netns else []
+        command = self.place.command() if self.place else []
         command += [sys.executable, "-m", "emuiavf", "run", "--ready-fd", str(writer)]
         command += self.arguments
         try:

@@ -122,8 +122,12 @@ def say(text):
         print("fetch: " + text, file=sys.stderr, flush=True)
 
 
+class Failed(SystemExit):
+    """Ends the program with its text, where nobody catches it."""
+
+
 def fail(text):
-    raise SystemExit("fetch: " + text)
+    raise Failed("fetch: " + text)
 
 
 class Apt:

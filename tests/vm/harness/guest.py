@@ -27,6 +27,12 @@ from typing import Any, Self
 FAST = "mitigations=off nokaslr cryptomgr.notests tsc=reliable"
 
 
+def kernel_arguments(load: Sequence[str] = (), append: str = "", *, reboot: bool = False) -> str:
+    """The command line of a kernel whose initramfs is ours."""
+    panic = "panic=0" if reboot else "panic=-1"
+    return f"console=ttyS0 vm.port=ttyS1 vm.load={','.join(load)} {panic} {FAST} {append}"
+
+
 class GuestError(Exception):
     """The guest or its QEMU did not do what was asked."""
 
@@ -84,7 +90,11 @@ class Monitor:
 
 
 class Guest:
-    """One QEMU with a Linux guest; `qemu` are arguments on top of the machine's own."""
+    """One QEMU with a Linux guest; `qemu` are arguments on top of the machine's own.
+
+    `firmware` is started in place of the kernel, which it has to load from somewhere, with
+    kernel_arguments() for its command line.
+    """
 
     def __init__(
         self,
@@ -104,6 +114,7 @@ class Guest:
         netns: str | None = None,
         shared: bool = True,
         reboot: bool = False,
+        firmware: Path | None = None,
     ) -> None:
         self.log = log
         self._serial = 0
@@ -117,6 +128,8 @@ class Guest:
         command += ["-accel", accel, "-cpu", cpu, "-smp", str(cpus), "-m", f"{memory}M"]
         if not reboot:
             command += ["-no-reboot"]
+        if firmware:
+            machine += ",graphics=off"  # the BIOS's console is serial port 0
         if shared:
             # vfio-user servers reach guest memory only through a shared file.
             command += ["-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on"]
@@ -125,11 +138,12 @@ class Guest:
         command += ["-chardev", f"socket,id=command,fd={theirs.fileno()}"]
         command += ["-serial", "chardev:command"]
         command += ["-chardev", f"socket,id=qmp,fd={qmp.fileno()}", "-qmp", "chardev:qmp"]
-        command += ["-kernel", str(cache / "kernels" / kernel / "vmlinux")]
-        command += ["-initrd", str(cache / "initramfs" / f"{kernel}.cpio")]
-        panic = "panic=0" if reboot else "panic=-1"
-        command += ["-append", f"console=ttyS0 vm.port=ttyS1 vm.load={','.join(load)} "
-                    f"{panic} {FAST} {append}"]  # fmt: skip
+        if firmware:
+            command += ["-kernel", str(firmware)]
+        else:
+            command += ["-kernel", str(cache / "kernels" / kernel / "vmlinux")]
+            command += ["-initrd", str(cache / "initramfs" / f"{kernel}.cpio")]
+            command += ["-append", kernel_arguments(load, append, reboot=reboot)]
         command += list(qemu)
         self.command = command
         began = time.monotonic()
