@@ -7,7 +7,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("emuiavf")
     group.addoption(
         "--kernels",
-        default="6.1,6.12",
-        help="kernels of the guests, with commas (default: %(default)s)",
+        help="kernels of the guests, with commas (default: those each file of tests/vm names)",
     )
     group.addoption("--vm-report", help="file for the measured rates, one JSON line per kernel")

@@ -11,6 +11,9 @@ import pytest
 from tests.vm.harness import netns
 
 ROOT = Path(__file__).resolve().parents[2]
+# Debian's oldest supported one, its stable one and its newest.  A file that one kernel is enough
+# for, or that some have not the features for, names its own KERNELS.
+KERNELS = ("6.1", "6.12", "7")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,15 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel" in metafunc.fixturenames:
-        labels = metafunc.config.getoption("--kernels").split(",")
-        metafunc.parametrize("kernel", labels, scope="module")
+        wanted = metafunc.config.getoption("--kernels")
+        own = getattr(metafunc.module, "KERNELS", KERNELS)
+        metafunc.parametrize("kernel", wanted.split(",") if wanted else own, scope="module")
 
 
 @pytest.fixture(scope="session")
 def cache(request: pytest.FixtureRequest) -> Path:
     """QEMU, kernels and their initramfs; fetched on the first run."""
     where = Path(os.environ.get("EMUIAVF_VM_CACHE") or ROOT / ".cache" / "vm").resolve()
-    labels = request.config.getoption("--kernels")
+    labels = request.config.getoption("--kernels") or ",".join(KERNELS)
     run = [sys.executable, "-m"]
     subprocess.run(
         [*run, "tests.vm.harness.fetch", str(where), "--kernels", labels, "--tidy"],

@@ -9,6 +9,7 @@ import pytest
 from tests.vm.harness.netns import Namespace
 from tests.vm.harness.rig import Rig
 
+KERNELS = ("6.12",)
 WATCHED_S = 5.0
 ALLOWED = 0.03
 

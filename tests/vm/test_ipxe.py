@@ -54,7 +54,7 @@ def booted(
 ) -> Iterator[Booted]:
     folder = tmp_path_factory.mktemp(f"ipxe-{request.param}")
     # Which kernel is loaded makes no difference to iPXE.
-    kernel = request.config.getoption("--kernels").split(",")[-1]
+    kernel = (request.config.getoption("--kernels") or "6.12").split(",")[-1]
     script = folder / "boot.ipxe"
     script.write_text(
         f"#!ipxe\nkernel vmlinuz initrd=initramfs {kernel_arguments(['iavf'])}\n"

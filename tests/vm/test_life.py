@@ -15,10 +15,16 @@ from tests.vm.harness.guest import GuestError
 from tests.vm.harness.netns import Namespace
 from tests.vm.harness.rig import MAC, TAP, Rig
 
-# iavf of 6.1 and 6.12 has no reset callbacks: it finds out about a function-level reset from its
-# watchdog, and says so.
-# That of 6.1 cannot finish a reset while it waits for it (Rig.change).
-RESET_NOTICED = (r"Hardware reset detected", r"interrupted waiting for reset")
+# iavf has no reset callbacks: it finds out about a function-level reset from its watchdog, and says
+# so; 7.x warns of every reset of a function whose driver has none, and of a request that is made
+# before the watchdog comes.
+# iavf of 6.1 cannot finish a reset while it waits for it (Rig.change).
+RESET_NOTICED = (
+    r"Hardware reset detected",
+    r"iavf \S+: (?:resetting|reset done)$",
+    r"Unable to send ADD_ETH_ADDR message to PF, error -110$",
+    r"interrupted waiting for reset",
+)
 OTHER_MAC = "52:54:00:12:34:99"
 AGAIN_S = 3.0
 # How often that watchdog looks.

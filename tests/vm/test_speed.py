@@ -17,6 +17,7 @@ from tests.vm.harness.backend import BackendProcess, vfio_user_device
 from tests.vm.harness.guest import Guest
 from tests.vm.harness.netns import Namespace
 
+KERNELS = ("6.12",)
 ROUNDS = 3
 MOST_ROUNDS = 9
 PING_US = 100
