@@ -46,6 +46,9 @@ def print_states(states: Sequence[VfState]) -> None:
         )
         if state.injected:
             print(f"    injected: {', '.join(state.injected)}")
+        if state.refused:
+            counts = (f"{op} {count}" for op, count in state.refused.items())
+            print(f"    refused: {', '.join(counts)}")
 
 
 def _all(path: str | None) -> list[VfState]:

@@ -145,6 +145,10 @@ class VfState(Struct, frozen=True, rename="kebab"):
     max_rate: int
     mtu: int
     injected: Annotated[list[str], _about("faults that are under way or still to come")]
+    answered: Annotated[
+        dict[str, int], _about("what the drivers have asked since the process began, by opcode")
+    ]
+    refused: Annotated[dict[str, int], _about("the same, of requests that were refused")]
 
 
 @dataclass(frozen=True)

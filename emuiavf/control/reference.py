@@ -58,6 +58,8 @@ def _type(hint: Any, metas: list[Meta]) -> str:
         return ", ".join(f"`{choice}`" for choice in get_args(base))
     if get_origin(base) is list:
         return "array of strings"
+    if get_origin(base) is dict:
+        return "object of integers"
     name = {str: "string", int: "integer", float: "number", bool: "boolean"}[base]
     for meta in metas:
         if meta.pattern is not None:
@@ -77,7 +79,7 @@ def _default(value: Any) -> str:
 def _plain(hint: Any) -> list[Any]:
     if hasattr(hint, "__metadata__"):
         return _plain(hint.__origin__)
-    if get_origin(hint) in (Literal, list) or not get_args(hint):
+    if get_origin(hint) in (Literal, list, dict) or not get_args(hint):
         return [hint]
     return [kind for part in get_args(hint) for kind in _plain(part)]
 
@@ -85,7 +87,7 @@ def _plain(hint: Any) -> list[Any]:
 def _metas(hint: Any) -> list[Meta]:
     own = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
     parts = (hint.__origin__,) if own else get_args(hint)
-    if get_origin(hint) in (Literal, list):
+    if get_origin(hint) in (Literal, list, dict):
         parts = ()
     return [meta for part in parts for meta in _metas(part)] + own
 

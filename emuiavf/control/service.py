@@ -171,4 +171,6 @@ def _state(vf: VfHost) -> VfState:
         max_rate=policy.max_rate,
         mtu=policy.mtu,
         injected=list(view.injected),
+        answered=dict(view.answered),
+        refused=dict(view.refused),
     )

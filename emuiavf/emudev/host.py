@@ -4,7 +4,8 @@ The words are those of `ip link set ... vf`; who calls, and over which socket, i
 All calls come from the control thread.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from emuiavf.policy import VfPolicy
@@ -13,7 +14,7 @@ from emuiavf.policy import VfPolicy
 @dataclass(frozen=True)
 class VfView:
     """A VF as it is now.  `driver` says how far the guest's driver is; `injected` names the faults
-    that are still to come or under way."""
+    that are still to come or under way; `answered` and `refused` count what drivers have asked."""
 
     name: str
     mac: bytes
@@ -22,6 +23,8 @@ class VfView:
     queue_pairs: int
     policy: VfPolicy
     injected: tuple[str, ...] = ()
+    answered: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 class Injections(Protocol):

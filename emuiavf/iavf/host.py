@@ -28,6 +28,8 @@ class IavfHost:
             session.num_queue_pairs,
             session.vf.policy,
             self._device.inject.active,
+            {op.name: count for op, count in session.answered.items()},
+            {op.name: count for op, count in session.refused.items()},
         )
 
     def set_policy(self, policy: VfPolicy) -> None:

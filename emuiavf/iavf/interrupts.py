@@ -1,7 +1,7 @@
 """The interrupt registers of BAR0: causes of vector 0, arming and moderation of every vector.
 
 Arming, moderation and the eventfds are the data path's, which may use vector 0 for queues too;
-a register write that comes as a message is passed on to it.  Reference: iavf-registers.md 6.
+a register write that comes as a message is passed on to it.
 """
 
 from collections.abc import Callable

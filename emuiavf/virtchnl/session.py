@@ -6,6 +6,7 @@ NOT_SUPPORTED (as ice's allow list), what does not parse or make sense the handl
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,7 @@ RULES: dict[Op, Rule] = {
 }
 
 _SERVED = {int(op): op for op in RULES}
+_KNOWN = {int(op): op for op in Op}
 
 
 class Session:
@@ -104,6 +106,9 @@ class Session:
         key = rss_key if rss_key is not None else secrets.token_bytes(RSS_KEY_SIZE)
         self.vf = Vf(policy, limits, datapath, key)
         self.vf.push_defaults()
+        self.answered: Counter[Op] = Counter()
+        self.refused: Counter[Op] = Counter()
+        """How often each was asked since the start; what has no name counts as UNKNOWN."""
 
     @property
     def num_queue_pairs(self) -> int:
@@ -122,9 +127,16 @@ class Session:
         Between a ResetRequest and `reset()` the VF gets no answers: they would reach the driver
         after the reset.
         """
-        vf = self.vf
-        if vf.state is VfState.RESETTING:
+        if self.vf.state is VfState.RESETTING:
             return []
+        results = self._serve(opcode, body)
+        first = results[0]
+        is_refused = isinstance(first, Reply) and first.status is not Status.SUCCESS
+        (self.refused if is_refused else self.answered)[_KNOWN.get(opcode, Op.UNKNOWN)] += 1
+        return results
+
+    def _serve(self, opcode: int, body: bytes) -> list[Reply | ResetRequest]:
+        vf = self.vf
         try:
             op, rule = self._rule(opcode)
             result = rule.handler(vf, decode(op, body))

@@ -24,6 +24,7 @@ from emuiavf.guest.driver import VfDriver
 from emuiavf.guest.frames import Frame
 from emuiavf.iavf import regs
 from emuiavf.stats import named, open_segment
+from emuiavf.virtchnl.messages import RssHfunc
 from emuiavf.virtchnl.ops import Cap, Op
 from tests.cli.process import Running
 
@@ -158,6 +159,17 @@ def test_show_as_json_has_the_words_of_set(bench: Bench) -> None:
 
 def test_show_says_what_the_driver_does(pair: tuple[VfDriver, VfDriver]) -> None:
     assert state()["driver"] == "ready"
+
+
+def test_show_counts_what_the_driver_asked(pair: tuple[VfDriver, VfDriver]) -> None:
+    with pytest.raises(RequestRefused):
+        pair[0].channel.request(Op.CONFIG_RSS_HFUNC, RssHfunc(0, 99))
+    pair[0].stats()
+    shown = state()
+    assert shown["answered"]["GET_STATS"] >= 1
+    assert shown["answered"]["GET_VF_RESOURCES"] >= 1
+    assert shown["refused"]["CONFIG_RSS_HFUNC"] == 1
+    assert "refused: CONFIG_RSS_HFUNC 1" in run("show", "vf0")
 
 
 def test_socket_may_be_named(bench: Bench, runtime: Path) -> None:

@@ -21,7 +21,7 @@ def state(name: str) -> VfState:
     return VfState(
         name=name, driver="none", mac="02:00:00:00:00:01", mac_locked=False, link="up",
         queue_pairs=4, vlan=0, qos=0, proto="802.1Q", spoofchk=False, trust=True,
-        link_state="auto", min_rate=0, max_rate=0, mtu=9702, injected=[],
+        link_state="auto", min_rate=0, max_rate=0, mtu=9702, injected=[], answered={}, refused={},
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from bench import hugepages as huge
 from bench.dpdk import OVS, RELEASES, Dpdk, cache_folder, fetched
 from tests.dpdk.testpmd import Testpmd
+from tests.vm.harness import asked
 from tests.vm.harness.backend import BackendProcess
 
 _HUGE_MB = 768
@@ -33,6 +34,13 @@ def dpdk(request: pytest.FixtureRequest) -> Dpdk:
 def ovs_packages() -> Dpdk:
     """Open vSwitch with its DPDK datapath."""
     return fetched(cache_folder(), OVS)
+
+
+@pytest.fixture(autouse=True)
+def _asked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The report says what the drivers asked."""
+    with asked.recorded(request.node.user_properties):
+        yield
 
 
 class Bench:

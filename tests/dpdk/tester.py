@@ -9,6 +9,7 @@ from typing import Self
 
 from emuiavf.guest.driver import VfDriver
 from emuiavf.guest.frames import Frame, TxFrame
+from tests.vm.harness import asked
 
 TIMEOUT_S = 30
 # Fewer than either side's ring has room for: nothing may be lost.
@@ -24,6 +25,7 @@ class Tester:
 
     def __init__(self, path: Path) -> None:
         self.vf = VfDriver(path)
+        asked.is_ours(path)
 
     def __enter__(self) -> Self:
         self.vf.start(buf_size=BUFFER_SIZE, interrupts=True)

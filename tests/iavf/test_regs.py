@@ -5,7 +5,7 @@ import pytest
 from emuiavf.iavf import regs
 from emuiavf.pci.regs import RegisterFile
 
-# name, offset, reset value, value read back after writing ones: iavf-registers.md 2.2
+# name, offset, reset value, value read back after writing ones
 SPECIFIED = [
     ("QTX_TAIL1_0", 0x0000, 0, 0xFFFFFFFF),
     ("QTX_TAIL1_255", 0x03FC, 0, 0xFFFFFFFF),

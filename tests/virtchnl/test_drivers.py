@@ -1,4 +1,4 @@
-"""Whole conversations in the order in which real drivers hold them (iavf-virtchnl.md 4.17).
+"""Whole conversations in the order in which real drivers hold them.
 
 Each script is what the driver sends, byte for byte in its own habits where they differ: list
 padding, ring sizes, buffer sizes, which fields it leaves at 0.  Every message must succeed.

@@ -71,6 +71,17 @@ def test_trap_37_active_vf_gets_one_answer_with_its_opcode(op: Op) -> None:
     assert posted[0] == Reply(op, Status.SUCCESS, posted[0].body)  # type: ignore[union-attr]
 
 
+def test_requests_are_counted_by_opcode_as_answered_or_refused() -> None:
+    vf = FakeVf()
+    vf.session.handle(Op.GET_STATS, b"")
+    vf.bring_up()
+    vf.session.handle(Op.PTP_GET_CAPS + 7000, b"")
+    vf.session.handle(Op.RESET_VF, b"")
+    vf.session.handle(Op.VERSION, b"")
+    assert vf.session.answered == {Op.VERSION: 1, Op.GET_VF_RESOURCES: 1, Op.RESET_VF: 1}
+    assert vf.session.refused == {Op.GET_STATS: 1, Op.UNKNOWN: 1}
+
+
 @pytest.mark.parametrize("op", RULES)
 def test_between_reset_request_and_reset_nothing_is_answered(op: Op) -> None:
     vf = FakeVf().bring_up()

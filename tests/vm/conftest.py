@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.harness import netns
+from tests.vm.harness import asked, netns
 
 ROOT = Path(__file__).resolve().parents[2]
 # Debian's oldest supported one, its stable one and its newest.  A file that one kernel is enough
@@ -54,6 +54,13 @@ def cache(request: pytest.FixtureRequest) -> Path:
 def _namespaces() -> None:
     if reason := netns.unavailable():
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _asked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The report says what the drivers asked."""
+    with asked.recorded(request.node.user_properties):
+        yield
 
 
 @pytest.fixture(scope="module")

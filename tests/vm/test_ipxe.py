@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.harness import measure
+from tests.vm.harness import asked, measure
 from tests.vm.harness.backend import ROOT, BackendProcess, vfio_user_device
 from tests.vm.harness.fetch import IPXE_SUITES
 from tests.vm.harness.guest import Guest, kernel_arguments
@@ -76,9 +76,15 @@ def booted(
         host,
     )
     console = folder / "console.log"
+
+    def on_event(event: dict[str, Any]) -> None:
+        """The last file is there: the next driver that asks is Linux's."""
+        if event.get("path", "").endswith("initramfs"):
+            asked.keep(backend)
+
     with backend:
         host.address(TAP, f"{NET.host}/24")
-        servers = NetBoot(host, TAP, f"{NET.host}/24", NET.guest, "boot.ipxe", files)
+        servers = NetBoot(host, TAP, f"{NET.host}/24", NET.guest, "boot.ipxe", files, on_event)
         with servers:
             try:
                 vm = Guest(

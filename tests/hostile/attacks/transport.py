@@ -1,7 +1,4 @@
-"""Malformed vfio-user: headers, sizes, descriptors, order; and clients that leave or do not read.
-
-Reference: vfio-user.md 1.5 to 1.8, 2, 11, 12.
-"""
+"""Malformed vfio-user: headers, sizes, descriptors, order; and clients that leave or do not read."""
 
 import errno
 import fcntl

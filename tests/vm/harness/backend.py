@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from tests.vm.harness import asked
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -64,6 +66,7 @@ class BackendProcess:
             os.close(writer)
             if not select.select([reader], [], [], timeout_s)[0] or not os.read(reader, 64):
                 raise RuntimeError(f"emuiavf run did not get ready:\n{self.said()}")
+            asked.began(self)
         except BaseException:
             self.stop()
             raise
@@ -108,6 +111,7 @@ class BackendProcess:
         """SIGTERM, as a service manager would; returns the exit status."""
         if self.process is None:
             return 0
+        asked.ends(self)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

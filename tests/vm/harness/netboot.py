@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -139,10 +140,15 @@ class NetBoot:
         lease: str,
         boot_file: str,
         files: dict[str, Path],
+        on_event: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
+        """`on_event` is called for each, in a thread of ours."""
         self.netns = netns
         self.words = [ifname, server, lease, boot_file]
         self.words += [f"{name}={path}" for name, path in files.items()]
+        self._on_event = on_event
+        self._events: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read)
 
     def __enter__(self) -> Self:
         self.process = self.netns.popen(
@@ -156,6 +162,7 @@ class NetBoot:
         ):
             self.process.kill()
             raise RuntimeError("the boot servers did not get ready")
+        self._reader.start()
         return self
 
     def __exit__(
@@ -164,15 +171,21 @@ class NetBoot:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        self.events()
 
     def events(self) -> list[dict[str, Any]]:
         """Ends the servers; returns what they did, in order."""
         self.process.kill()
-        text, _ = self.process.communicate()
-        return [json.loads(line) for line in text.splitlines()]
+        self._reader.join()
+        self.process.wait()
+        return self._events
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            event = json.loads(line)
+            self._events.append(event)
+            self._on_event(event)
 
 
 if __name__ == "__main__":
