@@ -1,4 +1,4 @@
-"""Malformed vfio-user: headers, sizes, descriptors, order; and clients that leave or do not read."""
+"""Malformed vfio-user: headers, sizes, descriptors, order; clients that leave or do not read."""
 
 import errno
 import fcntl
