@@ -9,8 +9,9 @@ from emuiavf.datapath._frame cimport (
 )
 from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init, frame_copy,
-    frame_fill_ip_csum, frame_l4_range, frame_pseudo, frame_segment_header, frame_settle,
+    frame_fill_ip_csum, frame_l4_range, frame_pseudo, frame_settle,
 )
+from emuiavf.datapath._segment cimport frame_segment_header
 
 
 cdef struct Out:

@@ -1,4 +1,4 @@
-"""Parsing, checksums, hashing and segmentation of frames (bodies in _offload.pyx and include/).
+"""Parsing, requests, checksums and hashing of frames (bodies in _offload.pyx and include/).
 
 Every function judges the private head only (Frame.head, Frame.head_len bytes): headers beyond it
 are treated as unknown.  None fails; what cannot be parsed keeps ptype 1 (plain Ethernet).
@@ -73,6 +73,11 @@ cdef extern from "toeplitz.h" nogil:
     int toeplitz_use(int kind) noexcept
 
 
+cdef inline void fill_ip_csum(uint8_t *ip, uint32_t l3_len) noexcept nogil:
+    store_u16(ip + 10, 0)
+    store_u16(ip + 10, <uint16_t>~csum_fold_u64(csum_short(ip, l3_len)))
+
+
 # Fills ptype, l2_len, l3_len, l4_len, l4_proto, IPV4/IPV6/FRAGMENT, IP_BAD (IPv4 header checksum,
 # only when the sender did not ask us to compute it), TAGGED and vlan_*; sets FRAME_PARSED.
 cdef void frame_parse(Frame *frame) noexcept nogil
@@ -97,12 +102,6 @@ cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil
 # the head, protocol as asked.  Returns 0 when it can be done, else non-zero (drop, tx_errors).
 cdef int frame_check_request(Frame *frame) noexcept nogil
 
-# TSO / USO.  Header of the segment that begins at payload offset `at` (a multiple of mss), written
-# to `out` (FRAME_HEADROOM + FRAME_HEAD bytes): lengths, ids, sequence, flags, IPv4 checksum final;
-# L4 checksum field 0.  Returns the header's length; *payload gets the segment's payload bytes.
-cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
-                                   uint32_t *payload) noexcept nogil
-
 # A frame that is wholly in its head (num_segs 0, not to be cut): fills in the checksums asked for,
 # or with `judge` checks the one it carries; afterwards nothing is asked any more and L4_GOOD or
 # L4_BAD tells what is known.  The frame has been parsed, or asks for something.
@@ -111,7 +110,3 @@ cdef void frame_settle(Frame *frame, bint judge) noexcept nogil
 # Parses the frames of `mask`; hashes them when `hena` is not 0; settles those that can be.
 cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
                       bint judge) noexcept nogil
-
-# For a port that takes large frames whole (TAP): restores IP lengths in the head and seeds the L4
-# checksum field with the pseudo header sum, as virtio-net wants it.
-cdef void frame_seed_partial(Frame *frame) noexcept nogil

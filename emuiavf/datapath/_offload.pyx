@@ -1,4 +1,4 @@
-"""Parsing, checksums, hashing and segmentation of frames: bodies of _offload.pxd.
+"""Parsing, requests, checksums and hashing of frames: bodies of _offload.pxd.
 
 Everything here reads and writes the private head of a frame only and holds no state.  A header that
 does not lie wholly inside the head is unknown, and what cannot be known is never called wrong.
@@ -12,27 +12,10 @@ from emuiavf.datapath._frame cimport (
     FRAME_HASHED, FRAME_HEAD, FRAME_IPV4, FRAME_IPV6, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_L4_GOOD,
     FRAME_MAX_LEN, FRAME_PARSED, FRAME_TAGGED, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame,
 )
-
-
-cdef extern from "protocols.h" nogil:
-    enum:
-        KIND_FRAGMENT
-        KIND_OTHER
-        KIND_UDP
-        KIND_TCP
-        KIND_SCTP
-        KIND_ICMP
-        KINDS
-    const uint8_t *KIND_L4
-    const uint64_t *KIND_HENA
-    const uint8_t *L4_MIN
-    const uint8_t *L4_FIELD
-    const uint8_t *L4_IP
-
-
-cdef extern from *:
-    bint likely(bint condition) noexcept nogil
-    bint unlikely(bint condition) noexcept nogil
+from emuiavf.datapath._walk cimport (
+    IP_TCP, IP_UDP, KINDS, KIND_FRAGMENT, KIND_HENA, KIND_L4, KIND_OTHER, KIND_TCP, KIND_UDP,
+    L4_FIELD, L4_IP, L4_MIN, likely, unlikely, walk_ipv4, walk_ipv6,
+)
 
 
 cdef enum:
@@ -51,81 +34,12 @@ cdef enum:
     ETHER_PTP = 0x88F7
     ETHER_QINQ_OLD = 0x9100
 
-    IP_HOPOPTS = 0
-    IP_ICMP = 1
-    IP_TCP = 6
-    IP_UDP = 17
-    IP_ROUTING = 43
-    IP_FRAGMENT = 44
-    IP_ICMPV6 = 58
-    IP_DSTOPTS = 60
-    IP_SCTP = 132
-
-    TCP_FIN = 0x01
-    TCP_PSH = 0x08
-    TCP_CWR = 0x80
-
     MAX_TAGS = 2
-    MAX_EXTENSIONS = 8
     # 255 KiB in pieces of 64 bytes, the smallest MSS drivers use (Linux, FreeBSD).
     MAX_SEGMENTS = 4096
 
     ASKED = FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO
     FOUND = FRAME_FRAGMENT | FRAME_HASHED | FRAME_IP_BAD | FRAME_TAGGED
-
-
-cdef inline uint32_t kind_of(uint32_t protocol, uint32_t icmp, uint32_t room) noexcept nogil:
-    """Kind of the payload of an IP header with `room` bytes of the head behind it."""
-    if protocol == IP_UDP and room >= 8:
-        return KIND_UDP
-    if protocol == IP_TCP and room >= 20:
-        return KIND_TCP
-    if protocol == IP_SCTP and room >= 12:
-        return KIND_SCTP
-    if protocol == icmp:
-        return KIND_ICMP
-    return KIND_OTHER
-
-
-cdef inline uint32_t walk_ipv4(const uint8_t *ip, uint32_t room, uint32_t *l3_len) noexcept nogil:
-    """Kind and header length of an IPv4 header, or KINDS if it is none."""
-    cdef uint32_t size
-    if unlikely(room < 20):
-        return KINDS
-    size = (ip[0] & 15) * 4
-    if unlikely(ip[0] >> 4 != 4 or size < 20 or size > room):
-        return KINDS
-    l3_len[0] = size
-    # More fragments, or an offset.
-    if unlikely(load_be16(ip + 6) & 0x3FFF):
-        return KIND_FRAGMENT
-    return kind_of(ip[9], IP_ICMP, room - size)
-
-
-cdef uint32_t walk_ipv6(const uint8_t *ip, uint32_t room, uint32_t *l3_len) noexcept nogil:
-    """The same of an IPv6 header with its extension headers.
-
-    A fragment header, even of a whole packet, makes a fragment.  A routing header with segments
-    left makes KIND_OTHER: the pseudo header has the last destination, which is not in place.
-    """
-    cdef uint32_t at = 40, _extension, size, protocol
-    if room < 40 or ip[0] >> 4 != 6:
-        return KINDS
-    protocol = ip[6]
-    for _extension in range(MAX_EXTENSIONS + 1):
-        l3_len[0] = at
-        if protocol == IP_FRAGMENT:
-            return KIND_FRAGMENT
-        if protocol != IP_HOPOPTS and protocol != IP_ROUTING and protocol != IP_DSTOPTS:
-            return kind_of(protocol, IP_ICMPV6, room - at)
-        if room - at < 8:
-            return KIND_OTHER
-        size = (ip[at + 1] + 1) * 8
-        if size > room - at or (protocol == IP_ROUTING and ip[at + 3]):
-            return KIND_OTHER
-        protocol = ip[at]
-        at += size
-    return KIND_OTHER
 
 
 cdef inline bint is_tag(uint32_t ethertype) noexcept nogil:
@@ -326,11 +240,6 @@ cdef int frame_l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
     return l4_range(frame, start, end, field)
 
 
-cdef inline void fill_ip_csum(uint8_t *ip, uint32_t l3_len) noexcept nogil:
-    store_u16(ip + 10, 0)
-    store_u16(ip + 10, <uint16_t>~csum_fold_u64(csum_short(ip, l3_len)))
-
-
 cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil:
     """See _offload.pxd."""
     fill_ip_csum(frame.head + frame.l2_len, frame.l3_len)
@@ -383,36 +292,6 @@ cdef int frame_check_request(Frame *frame) noexcept nogil:
     if flags & FRAME_ASK_TSO:
         return check_tso(frame)
     return not frame_l4_range(frame, &start, &end, &field)
-
-
-cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
-                                   uint32_t *payload) noexcept nogil:
-    """See _offload.pxd.  The frame has passed frame_check_request."""
-    cdef uint32_t header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
-    cdef uint32_t left = frame.len - header - at
-    cdef uint32_t size = min(left, <uint32_t>frame.mss)
-    cdef uint8_t *ip = out + frame.l2_len
-    cdef uint8_t *l4 = ip + frame.l3_len
-    frame_copy(out, frame.head, header)
-    payload[0] = size
-    if frame.l4_proto == L4_TCP:
-        store_be32(l4 + 4, load_be32(l4 + 4) + at)
-        if size < left:
-            l4[13] &= ~<uint8_t>(TCP_FIN | TCP_PSH)
-        if at:
-            l4[13] &= ~<uint8_t>TCP_CWR
-        store_u16(l4 + 16, 0)
-    else:
-        store_be16(l4 + 4, <uint16_t>(8 + size))
-        store_u16(l4 + 6, 0)
-    size += frame.l3_len + frame.l4_len
-    if frame.flags & FRAME_IPV4:
-        store_be16(ip + 2, <uint16_t>size)
-        store_be16(ip + 4, <uint16_t>(load_be16(ip + 4) + at // frame.mss))
-        fill_ip_csum(ip, frame.l3_len)
-    else:
-        store_be16(ip + 4, <uint16_t>(size - 40))
-    return header
 
 
 cdef uint32_t settle_sctp(Frame *frame, uint32_t start, uint32_t end,
@@ -533,27 +412,3 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
             frame = plain[i]
             if frame.num_segs == 0 and not frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD):
                 frame.flags |= plain_verdict(frame)
-
-
-cdef void frame_seed_partial(Frame *frame) noexcept nogil:
-    """See _offload.pxd.  Drivers leave the lengths of a frame to be segmented 0; what is longer
-    than a length field can say keeps 0.  SCTP has no partial form: it is left alone."""
-    cdef uint8_t *ip = frame.head + frame.l2_len
-    cdef uint32_t start, end, field, size = frame.len - frame.l2_len
-    cdef Csum csum
-    if frame.flags & FRAME_ASK_TSO:
-        if frame.flags & FRAME_IPV4:
-            store_be16(ip + 2, <uint16_t>size if size <= 0xFFFF else 0)
-        else:
-            store_be16(ip + 4, <uint16_t>(size - 40) if size - 40 <= 0xFFFF else 0)
-        if frame.l4_proto == L4_UDP:
-            size -= frame.l3_len
-            store_be16(ip + frame.l3_len + 4, <uint16_t>size if size <= 0xFFFF else 0)
-    if frame.flags & FRAME_ASK_IP_CSUM:
-        frame_fill_ip_csum(frame)
-    if (frame.l4_proto == L4_SCTP or not frame.flags & FRAME_ASK_L4_CSUM
-            or not frame_l4_range(frame, &start, &end, &field)):
-        return
-    csum_init(&csum)
-    frame_pseudo(frame, end - start, &csum)
-    store_u16(frame.head + field, csum_fold(&csum))

@@ -24,8 +24,9 @@ from emuiavf.datapath._frame cimport (
 )
 from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_fold, csum_init, frame_check_request,
-    frame_l4_range, frame_parse, frame_seed_partial, frame_segment_header,
+    frame_l4_range, frame_parse,
 )
+from emuiavf.datapath._segment cimport frame_seed_partial, frame_segment_header
 from emuiavf.ports._port cimport Port, Tally, tally_discard, tally_flush, tally_frame
 
 from emuiavf.emudev.vdev import Option, integer, switch, text
