@@ -15,7 +15,7 @@ from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig, VlanOffload
 from emuiavf.errors import MemoryFault, StateError
 from tests import rings
-from tests.rings import DYN_CTLN, QRX_TAIL, SIZE, Driver, signalled
+from tests.rings import DYN_CTLN, QRX_TAIL, SIZE, STALE, Driver, signalled
 
 MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 IIPT4_CSUM, L4T_TCP, L4T_UDP = 0x60, 0x100, 0x300
@@ -50,6 +50,7 @@ def rig(hold_s=10.0, tx=None, rx=None):
 
 
 @pytest.mark.parametrize("size", [14, 60, 64, 127, 128, 129, 1514, 2048, 2049, 9000, 9728])
+@pytest.mark.trap(24, 25, 31)
 def test_put_frame_of_any_size_arrives_whole(size):
     engine, a, b = rig()
     b.post(63)
@@ -60,6 +61,62 @@ def test_put_frame_of_any_size_arrives_whole(size):
     assert got.buffers == -(-size // 2048)
     assert a.tx_done(slot)
     assert got.unused_are_clear
+
+
+@pytest.mark.parametrize("size", [60, 8192, 9728])
+@pytest.mark.parametrize("rxdid", [1, 2, 22])
+@pytest.mark.trap(26)
+def test_bits_above_the_length_are_clear(rxdid, size):
+    engine, a, b = rig(rx={"rxdid": rxdid, "buffer_size": 9728})
+    b.post(4)
+    a.send(frame(size))
+    engine.step()
+    words = [b.qword(b.rx_ring[0] + at) for at in (0, 8)]
+    (got,) = b.receive()
+    assert len(got.data) == size
+    # Legacy: 14 bits from bit 38 of qword 1; flexible: 14 from bit 32 of qword 0, the header's
+    # length and its split behind them.
+    assert (words[1] >> 38 if rxdid == 1 else words[0] >> 32) == size
+
+
+@pytest.mark.trap(23)
+def test_nothing_is_written_beyond_the_tail_or_the_end_of_a_ring():
+    engine, a, b = rig(tx={"ring_len": 32}, rx={"ring_len": 32})
+    around = bytes([STALE]) * 128
+    rings = {a: (a.tx_ring[0], 32 * 16), b: (b.rx_ring[0], 32 * 32)}
+    for driver, (_, size) in rings.items():
+        # Other rings and buffers lie around these: they are moved to where nothing else is.
+        moved = driver.take(size + 256) + 128
+        driver.memory[moved - 128 : moved + size + 128] = around * (size // 128 + 2)
+        rings[driver] = (moved, size)
+        driver.vf.disable(1, 1)
+        engine.publish()
+        if driver is a:
+            a.tx_ring[0] = moved
+            a.vf.configure_tx(TxQueueConfig(0, 32, moved))
+            a.vf.enable(0, 1)
+        else:
+            b.rx_ring[0] = moved
+            b.vf.configure_rx(RxQueueConfig(0, 32, moved, 2048, 9728, writeback=b.rxdid))
+            b.vf.enable(1, 0)
+        engine.publish()
+    b.post(20)
+    for _ in range(19):
+        a.send(frame(64))
+    engine.step(3)
+    assert len(b.receive()) == 19
+    tx, rx = rings[a][0], rings[b][0]
+    assert a.memory[tx + 19 * 16 : tx + 32 * 16] == bytes([STALE]) * 13 * 16
+    assert b.memory[rx + 20 * 32 : rx + 32 * 32] == bytes([STALE]) * 12 * 32
+    for _ in range(4):
+        b.post(10)
+        for _ in range(10):
+            a.send(frame(64))
+        engine.step(3)
+        assert len(b.receive()) == 10
+    for driver, (start, size) in rings.items():
+        assert driver.memory[start - 128 : start] == around
+        assert driver.memory[start + size : start + size + 128] == around
 
 
 @pytest.mark.parametrize(
@@ -73,6 +130,7 @@ def test_take_frame_in_several_buffers_is_joined(pieces):
     assert [f.data for f in b.receive()] == [frame(sum(pieces))]
 
 
+@pytest.mark.trap(32)
 def test_done_writes_back_only_where_rs_was_set():
     engine, a, b = rig()
     b.post(8)
@@ -186,6 +244,7 @@ def test_checksum_request_is_computed_with_the_copy(version, proto, size):
 
 @pytest.mark.parametrize("size", [10, 500])
 @pytest.mark.parametrize("where", ["ip", "l4", "none"])
+@pytest.mark.trap(27)
 def test_verdict_tells_a_wrong_checksum(size, where):
     engine, a, b = rig()
     b.post(4)
@@ -391,7 +450,8 @@ def test_interrupt_needs_arming_and_fires_once():
     assert struct.unpack_from("<I", b.doorbells, DYN_CTLN)[0] & 1 == 0
 
 
-def test_interrupt_event_while_disarmed_fires_on_rearm_trap_29():
+@pytest.mark.trap(29)
+def test_interrupt_event_while_disarmed_fires_on_rearm():
     engine, a, b = rig()
     event = b.vector()
     b.post(16)
@@ -403,7 +463,8 @@ def test_interrupt_event_while_disarmed_fires_on_rearm_trap_29():
     assert signalled(event) == 1
 
 
-def test_interrupt_software_trigger_fires_trap_30():
+@pytest.mark.trap(30)
+def test_interrupt_software_trigger_fires():
     engine, _a, b = rig()
     event = b.vector()
     b.vf.write_dyn_ctl(1, 0x1 | 0x4 | 0x18)
@@ -484,6 +545,7 @@ def test_malformed_transmit_stops_the_queue_until_it_is_configured(reason):
     assert [f.data for f in b.receive()] == [frame(64)]
 
 
+@pytest.mark.trap(22)
 def test_frame_rung_between_reset_and_configuration_is_sent():
     """iavf of 6.1 sends as soon as its reset task is through, before it configures the queues."""
     engine, a, b = rig()
@@ -516,8 +578,8 @@ def test_tail_of_a_driver_that_has_not_noticed_its_reset_is_forgotten(stale):
     assert b.receive() == []
 
 
+@pytest.mark.trap(22)
 def test_tail_of_a_stopped_queue_is_forgotten_when_it_is_configured_again():
-    """Trap 22."""
     engine, a, b = rig()
     b.post(4)
     a.send(frame(64))
@@ -528,6 +590,27 @@ def test_tail_of_a_stopped_queue_is_forgotten_when_it_is_configured_again():
     assert a.registers[0] == 1
     a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
     assert a.registers[0] == 0
+
+
+@pytest.mark.trap(22)
+def test_buffers_posted_before_the_queue_is_enabled_are_fetched_after_it():
+    """Linux posts them first: QRX_TAIL is kept, and what stands in the ring then does not count."""
+    engine, a, b = rig()
+    b.vf.disable(1, 0)
+    engine.publish()
+    b.vf.configure_rx(RxQueueConfig(0, 64, b.rx_ring[0], 2048, 9728, writeback=b.rxdid))
+    b.post(4)
+    good = b.qword(b.rx_ring[0])
+    b.put_qwords(b.rx_ring[0], 1 << 50)
+    a.send(frame(64))
+    engine.step()
+    b.put_qwords(b.rx_ring[0], good)
+    b.vf.enable(1, 0)
+    engine.publish()
+    a.send(frame(100))
+    engine.step()
+    assert b.vf.take_faults() == []
+    assert [f.data for f in b.receive()] == [frame(100)]
 
 
 def test_malformed_receive_buffer_stops_that_queue_only():

@@ -42,6 +42,7 @@ def mark_of(received, rxdid):
 
 @pytest.mark.parametrize("rxdid", [1, 2, 22])
 @pytest.mark.parametrize("size", [30, 600], ids=["one buffer", "several"])
+@pytest.mark.trap(25)
 def test_mark_stands_where_the_format_has_it_and_nothing_else_changes(rxdid, size):
     engine, a, b = rig(rx={"rxdid": rxdid, "buffer_size": 256})
     b.vf.set_rss(RssConfig(bytes(range(52)), bytes(64), 1 << 31))

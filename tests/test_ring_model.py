@@ -388,6 +388,7 @@ def send(rng: random.Random, driver: Driver, request: Request) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
+@pytest.mark.trap(23, 24)
 def test_rings_do_what_the_model_does(seed: int) -> None:
     rng = random.Random(seed)
     setup = config(rng)

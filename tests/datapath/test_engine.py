@@ -126,6 +126,7 @@ def storm(request: pytest.FixtureRequest) -> Iterator[Storm]:
     storm.end()
 
 
+@pytest.mark.trap(20)
 def test_no_frame_arrives_after_disable_returns(storm: Storm) -> None:
     guest = storm.guests[1]
     for _ in range(20):

@@ -157,6 +157,7 @@ def request(frame: bytes, flags: int, **changes: int) -> _probe.Probe:
 
 
 @pytest.mark.parametrize("name", TYPES)
+@pytest.mark.trap(28)
 def test_packet_type(name: str) -> None:
     packet, ptype = TYPES[name]
     assert _probe.Probe(bytes(packet)).parse()["ptype"] == ptype
@@ -206,6 +207,7 @@ def test_hostile_frames_are_judged_as_by_the_model(data: bytes, size: int, fille
 
 
 @pytest.mark.parametrize("name", WITH_L4)
+@pytest.mark.trap(27)
 def test_verdict_right_and_wrong(name: str) -> None:
     good = bytes(WITH_L4[name])
     bad = good[:-1] + bytes([good[-1] ^ 1])
@@ -215,6 +217,7 @@ def test_verdict_right_and_wrong(name: str) -> None:
         assert is_right(probe, frame) is verdict
 
 
+@pytest.mark.trap(27)
 def test_verdict_udp_without_checksum_has_nothing_to_check() -> None:
     probe = _probe.Probe(bytes(ether() / v4() / udp(chksum=0) / DATA))
     probe.parse()

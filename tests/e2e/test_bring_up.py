@@ -233,6 +233,7 @@ def test_frame_to_oneself_is_received_and_announced(guest: Guest) -> None:
     assert struct.unpack_from("<QQ", stats.body) == (len(frame) + 4, 1)
 
 
+@pytest.mark.trap(29)
 def test_event_while_disarmed_is_announced_at_the_arming(guest: Guest) -> None:
     """Trap 29."""
     guest.negotiate()
@@ -246,6 +247,7 @@ def test_event_while_disarmed_is_announced_at_the_arming(guest: Guest) -> None:
     assert select.select([guest.irqs[1]], [], [], DEADLINE_S)[0] == [guest.irqs[1]]
 
 
+@pytest.mark.trap(30)
 def test_software_trigger_raises_an_idle_vector(guest: Guest) -> None:
     """Trap 30: Linux forces an interrupt when it believes that one was lost."""
     guest.negotiate()
@@ -264,6 +266,7 @@ def test_admin_queue_event_fires_vector_zero(guest: Guest) -> None:
     assert guest.read32(regs.VFINT_DYN_CTL01.offset) & 1 == 0
 
 
+@pytest.mark.trap(22)
 def test_tails_when_a_queue_is_configured_anew(guest: Guest) -> None:
     """Trap 22: QTX_TAIL starts at 0, QRX_TAIL is kept."""
     guest.negotiate()

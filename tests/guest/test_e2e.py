@@ -204,6 +204,7 @@ def test_more_queue_pairs_than_there_are_is_refused(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 65, 127, 128, 129, 1518, 2047, 2049, 9000])
+@pytest.mark.trap(23)
 def test_traffic_both_ways_is_clean(formats: Bench, size: int) -> None:
     pair = Pair(*formats.pair(), size=size)
 
@@ -299,6 +300,7 @@ def test_counters_of_both_ends_agree(bench: Bench) -> None:
     assert (sent.tx_errors, sent.tx_discards, got.rx_discards) == (0, 0, 0)
 
 
+@pytest.mark.trap(33)
 def test_counters_after_traffic_are_the_frames_of_the_generator(bench: Bench) -> None:
     first, second = bench.pair(num_pairs=2)
     pair = Pair(first, second, size=200)

@@ -313,6 +313,7 @@ def test_segments_and_computed_checksums_are_under_the_fcs(bench: Bench) -> None
     assert sum(len(Ether(one.data)[TCP].payload) for one in got[:4]) >= 3072
 
 
+@pytest.mark.trap(39)
 def test_crc_and_stripping_refuse_each_other(bench: Bench) -> None:
     first, second = bench.start(keep_crc=True)
     with pytest.raises(RequestRefused, match="NOT_SUPPORTED"):

@@ -71,6 +71,7 @@ def rig(request: pytest.FixtureRequest) -> Rig:
     return made
 
 
+@pytest.mark.trap(8)
 def test_set_up_in_each_drivers_order_fetches_nothing(rig: Rig) -> None:
     """Trap 8: no descriptor is fetched because a length was enabled, only on a tail write."""
     rig_reads = [iova for iova, _ in rig.memory.reads]
@@ -78,6 +79,7 @@ def test_set_up_in_each_drivers_order_fetches_nothing(rig: Rig) -> None:
     assert rig.seen == []
 
 
+@pytest.mark.trap(7)
 def test_registers_read_back_as_written(rig: Rig) -> None:
     """Trap 7; trap 5: no bit beside ENABLE and the length."""
     assert rig.read(regs.ATQBAL1) == rig.driver.atq
@@ -101,6 +103,7 @@ def test_message_is_taken_completed_and_answered(rig: Rig) -> None:
     assert rig.driver.receive() is None
 
 
+@pytest.mark.trap(9)
 def test_completion_keeps_cookie_flags_and_address(rig: Rig) -> None:
     """Trap 9; trap 37: retval 0 whatever the answer is."""
     rig.reply = echo
@@ -111,6 +114,7 @@ def test_completion_keeps_cookie_flags_and_address(rig: Rig) -> None:
     assert after == replace(before, flags=before.flags | AqFlag.DD | AqFlag.CMP)
 
 
+@pytest.mark.trap(4, 10)
 def test_reply_keeps_buf_and_address(rig: Rig) -> None:
     """Trap 10; trap 4: an event is exactly 16 bytes with BUF set."""
     before = rig.driver.posted(0)
@@ -194,6 +198,7 @@ def test_delivery_is_reported_once_for_several_messages() -> None:
 
 
 @pytest.mark.parametrize("register", [regs.ARQH1, regs.ARQLEN1], ids=lambda r: r.name)
+@pytest.mark.trap(38)
 def test_waiting_replies_are_dropped_when_the_ring_is_set_up_anew(register: regs.Register) -> None:
     """Trap 38."""
     rig = Rig(IPXE)
@@ -223,6 +228,7 @@ def test_nothing_is_kept_for_a_vf_without_arq() -> None:
     assert rig.driver.receive() is None
 
 
+@pytest.mark.trap(38)
 def test_reset_clears_the_registers_and_what_waits() -> None:
     """Drivers detect a reset by ENABLE reading 0; trap 38."""
     rig = Rig(IPXE)
@@ -385,6 +391,29 @@ def test_memory_unmapped_between_messages_stops_and_comes_back() -> None:
     rig.memory.maps[BASE] = kept
     rig.driver.send(2)
     assert [m.opcode for m in rig.seen] == [1, 2]
+
+
+FAULTS = {
+    "ring": lambda rig: rig.driver.bar.write32(regs.ATQBAL1.offset, 0x1000),
+    "reply ring": lambda rig: rig.driver.bar.write32(regs.ARQBAL1.offset, 0x1000),
+    "tail": lambda rig: rig.driver.bar.write32(regs.ATQT1.offset, 999),
+    "buffer": lambda rig: descriptor_with(rig, addr_low=0x1000),
+    "reply buffer": lambda rig: rig.memory.write(
+        rig.driver.arq, replace(rig.driver.posted(0), addr_low=0x1000).encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.trap(5)
+def test_no_fault_of_a_queue_shows_in_its_length(fault: str) -> None:
+    rig = Rig()
+    rig.driver.open()
+    before = [rig.read(register) for register in (regs.ATQLEN1, regs.ARQLEN1)]
+    FAULTS[fault](rig)
+    rig.driver.send(1, b"body")
+    rig.adminq.post(Message(1, b"reply"))
+    assert [rig.read(register) for register in (regs.ATQLEN1, regs.ARQLEN1)] == before
 
 
 def test_reply_larger_than_the_posted_buffer_writes_nothing_there() -> None:

@@ -96,15 +96,17 @@ def rig() -> Rig:
     return Rig(FREEBSD)
 
 
+@pytest.mark.trap(1, 37)
 def test_answer_comes_before_the_events_that_follow_from_it(rig: Rig) -> None:
-    """Trap 1; trap 37: one answer per command, with its opcode."""
+    """Trap 1; one answer per command, with its opcode."""
     rig.session.answers[8] = [Reply(8), Reply(Op.EVENT, body=bytes(16))]
     rig.driver.send(8)
     assert [r.opcode for r in rig.driver.receive_all()] == [8, 17]
 
 
+@pytest.mark.trap(37)
 def test_refusal_travels_in_the_answer_alone(rig: Rig) -> None:
-    """Trap 37: AQ retval 0 even for refused requests."""
+    """AQ retval 0 even for refused requests."""
     rig.session.answers[6] = [Reply(6, Status.ERR_PARAM, fault="vsi_id=9")]
     index = rig.driver.send(6)
     assert rig.driver.completed(index).retval == 0
@@ -157,8 +159,8 @@ def test_reset_by_host_gives_notice_to_a_driver_that_is_there(rig: Rig) -> None:
     assert rig.done == [Cause.HOST]
 
 
+@pytest.mark.trap(3)
 def test_reset_by_host_is_silent_before_get_vf_resources(rig: Rig) -> None:
-    """Trap 3."""
     rig.session.active = False
     rig.channel.reset_by_host()
     assert rig.done == [Cause.HOST]

@@ -96,10 +96,11 @@ def test_regions_and_interrupts_by_vfio_index(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("max_queues", "vectors"), [(1, 17), (16, 17), (17, 65), (64, 65)])
+@pytest.mark.trap(34)
 def test_max_queues_fixes_the_vector_table(
     make_bench: Callable[[str], Bench], max_queues: int, vectors: int
 ) -> None:
-    """Trap 34: the MSI-X table is as large as max_vectors."""
+    """The MSI-X table is as large as max_vectors."""
     bench = make_bench(f",queues=1,max-queues={max_queues}")
     driver = bench.driver()
     rpc(driver, 1, struct.pack("<II", 1, 1))
@@ -130,8 +131,9 @@ def test_wrong_option_is_refused_by_name(options: str, fault: str) -> None:
         Bench(options)
 
 
+@pytest.mark.trap(16)
 def test_address_is_never_zero(bench: Bench, make_bench: Callable[[str], Bench]) -> None:
-    """Trap 16: drivers make a random address out of zero."""
+    """Drivers make a random address out of zero."""
     assert bench.device.emu.get_attr("mac") == "52:54:00:12:34:56"
 
 
@@ -166,8 +168,9 @@ def test_each_drivers_habits_bring_the_vf_up(bench: Bench, habit: Habit) -> None
     assert bench.sink.calls[-1] == ("enable_queues", 1, 1)
 
 
+@pytest.mark.trap(19)
 def test_request_queues_before_version_is_refused_without_a_reset(bench: Bench) -> None:
-    """Trap 19: the first message of VPP avf."""
+    """The first message of VPP avf."""
     driver = bench.driver(VPP_AVF)
     assert rpc(driver, 29, struct.pack("<H", 1)).status == -64
     assert bench.read32(regs.VFGEN_RSTAT.offset) == 2
@@ -176,15 +179,17 @@ def test_request_queues_before_version_is_refused_without_a_reset(bench: Bench) 
     negotiate(driver)
 
 
+@pytest.mark.trap(20)
 def test_disable_of_unconfigured_queues_succeeds(bench: Bench) -> None:
-    """Trap 20: FreeBSD sends it first."""
+    """FreeBSD sends it first."""
     driver = bench.driver()
     negotiate(driver)
     assert rpc(driver, 9, select(0xF, 0xF)).status == 0
 
 
+@pytest.mark.trap(20)
 def test_dma_has_ended_before_the_answer_to_disable(bench: Bench) -> None:
-    """Trap 20: drivers free their memory on it."""
+    """Drivers free their memory on it."""
     driver = bench.driver()
     negotiate(driver)
     start(driver)
@@ -200,8 +205,9 @@ def test_ring_addresses_reach_the_data_path(bench: Bench) -> None:
     assert ("configure_tx", TxQueueConfig(0, 64, 0x20_0000)) in bench.sink.calls
 
 
+@pytest.mark.trap(22)
 def test_receive_tail_is_kept_when_the_queue_is_configured(bench: Bench) -> None:
-    """Trap 22, the device's part: Linux posts buffers before CONFIG_VSI_QUEUES."""
+    """Linux posts buffers before CONFIG_VSI_QUEUES."""
     driver = bench.driver()
     negotiate(driver)
     bench.write32(regs.QRX_TAIL1.at(0), 63)
@@ -214,16 +220,17 @@ def test_transmit_tails_are_forgotten_when_a_driver_opens_its_admin_queue(bench:
     assert bench.control.tails_forgotten > 0
 
 
+@pytest.mark.trap(34)
 def test_irq_map_of_vector_zero_is_accepted(bench: Bench) -> None:
-    """Trap 34: Linux with empty maps, DPDK with queues."""
+    """Linux with empty maps, DPDK with queues."""
     driver = bench.driver()
     negotiate(driver)
     entries = struct.pack("<HHHHHH", 1, 1, 1, 1, 0, 1) + struct.pack("<HHHHHH", 1, 0, 2, 2, 0, 0)
     assert rpc(driver, 7, struct.pack("<H", 2) + entries + bytes(12)).status == 0
 
 
+@pytest.mark.trap(11)
 def test_statistics_answer_while_queues_are_off(bench: Bench) -> None:
-    """Trap 11."""
     driver = bench.driver()
     negotiate(driver)
     assert rpc(driver, 15, select(0, 0)).body == bytes(96)
@@ -241,8 +248,8 @@ def test_link_attribute_is_told_to_the_guest(bench: Bench) -> None:
     assert (down.body[8], up.body[8]) == (0, 1)
 
 
+@pytest.mark.trap(3)
 def test_link_change_before_get_vf_resources_is_silent(bench: Bench) -> None:
-    """Trap 3."""
     driver = bench.driver()
     bench.device.emu.set_attr("link", "down")
     assert driver.receive() is None
@@ -267,8 +274,9 @@ def test_adminq_event_raises_vector_zero_when_its_cause_is_enabled(bench: Bench)
     assert bench.read32(regs.VFINT_ICR0_ENA1.offset) == ADMINQ
 
 
+@pytest.mark.trap(29)
 def test_event_while_the_cause_is_disabled_is_raised_at_the_enable(bench: Bench) -> None:
-    """FreeBSD's handler disables the cause until its task has run (trap 29 for vector 0)."""
+    """FreeBSD's handler disables the cause until its task has run."""
     driver = bench.driver()
     driver.send(1, struct.pack("<II", 1, 1))
     bench.write32(regs.VFINT_ICR0_ENA1.offset, ADMINQ)
@@ -378,8 +386,9 @@ EVERY_RESET = [by_message, by_flr, by_client, by_disconnect, by_request_queues, 
 
 
 @pytest.mark.parametrize("trigger", EVERY_RESET)
+@pytest.mark.trap(6, 36)
 def test_reset_leaves_registers_as_new(bench: Bench, trigger: Trigger) -> None:
-    """Trap 6: RSTAT is 2 and nothing else; trap 36: nothing reads all ones."""
+    """RSTAT is 2 and nothing else; nothing reads all ones."""
     driver = dirty(bench)
     trigger(bench, driver)
     assert bench.read32(regs.VFGEN_RSTAT.offset) == 2
@@ -390,8 +399,9 @@ def test_reset_leaves_registers_as_new(bench: Bench, trigger: Trigger) -> None:
 
 
 @pytest.mark.parametrize("trigger", EVERY_RESET)
+@pytest.mark.trap(38, 12)
 def test_vf_comes_up_again_after_a_reset(bench: Bench, trigger: Trigger) -> None:
-    """Trap 38: nothing of before is delivered; trap 12: no second VERSION is needed."""
+    """Nothing of before is delivered; no second VERSION is needed."""
     driver = dirty(bench)
     trigger(bench, driver)
     again = bench.driver() if trigger is by_disconnect else driver
@@ -442,8 +452,9 @@ def test_disconnect_drops_maps_and_eventfds(bench: Bench) -> None:
         os.fstat(fd)
 
 
+@pytest.mark.trap(18)
 def test_request_queues_of_the_present_number_resets(bench: Bench) -> None:
-    """Trap 18: iPXE asks for 1 pair when it has 1 already."""
+    """IPXE asks for 1 pair when it has 1 already."""
     driver = bench.driver(IPXE)
     for _ in range(2):
         negotiate(driver)
@@ -689,8 +700,8 @@ def test_flood_of_refused_requests_is_logged_a_few_times(
 
 
 @pytest.mark.parametrize("opcode", [0, 17, 99, 0x7FFF_FFFF, 0xFFFF_FFFF])
+@pytest.mark.trap(37)
 def test_unknown_message_gets_one_refusal_of_its_opcode(bench: Bench, opcode: int) -> None:
-    """Trap 37."""
     driver = bench.driver()
     reply = rpc(driver, opcode)
     assert reply.status == -64

@@ -42,6 +42,7 @@ SPECIFIED = [
 
 
 @pytest.mark.parametrize(("name", "offset", "reset", "ones"), SPECIFIED)
+@pytest.mark.trap(6)
 def test_register_stands_and_behaves_as_specified(
     name: str, offset: int, reset: int, ones: int
 ) -> None:

@@ -160,6 +160,7 @@ def test_256_addresses_fit_and_one_more_is_refused_whole() -> None:
     assert vf.snapshot() == before
 
 
+@pytest.mark.trap(13)
 def test_addresses_for_another_vsi_are_refused() -> None:
     vf = FakeVf().bring_up()
     before = vf.snapshot()

@@ -18,13 +18,15 @@ def test_link_event_follows_the_answer_of_get_vf_resources() -> None:
     assert [reply.opcode for reply in posted] == [Op.GET_VF_RESOURCES, Op.EVENT]  # type: ignore[union-attr]
 
 
-def test_trap_1_link_event_follows_the_answer_of_enable_queues() -> None:
+@pytest.mark.trap(1)
+def test_link_event_follows_the_answer_of_enable_queues() -> None:
     vf = FakeVf().bring_up().configure(0)
     posted = vf.post(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))
     assert posted == [Reply(Op.ENABLE_QUEUES), Reply(Op.EVENT, body=UP_100G)]
 
 
-def test_trap_2_link_event_follows_every_enable_queues() -> None:
+@pytest.mark.trap(2)
+def test_link_event_follows_every_enable_queues() -> None:
     vf = FakeVf().bring_up().configure(0)
     vf.post(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))
     assert len(vf.post(Op.ENABLE_QUEUES, m.QueueSelect(1, 1, 1))) == 2
@@ -35,7 +37,8 @@ def test_refused_enable_queues_has_no_link_event() -> None:
     assert posted == [Reply(Op.ENABLE_QUEUES, Status.ERR_PARAM)]
 
 
-def test_trap_3_no_event_before_get_vf_resources() -> None:
+@pytest.mark.trap(3)
+def test_no_event_before_get_vf_resources() -> None:
     vf = FakeVf()
     assert vf.post(Op.VERSION, m.Version(1, 1)) == [
         Reply(Op.VERSION, body=m.Version(1, 1).encode())
@@ -45,13 +48,15 @@ def test_trap_3_no_event_before_get_vf_resources() -> None:
     assert vf.session.reset_impending() == []
 
 
-def test_trap_3_no_event_between_a_reset_and_get_vf_resources() -> None:
+@pytest.mark.trap(3)
+def test_no_event_between_a_reset_and_get_vf_resources() -> None:
     vf = FakeVf().bring_up()
     vf.session.reset()
     assert vf.session.link_event() == []
 
 
-def test_trap_4_events_are_16_bytes() -> None:
+@pytest.mark.trap(4)
+def test_events_are_16_bytes() -> None:
     vf = FakeVf().bring_up()
     posted = [*vf.session.link_event(), *vf.session.reset_impending()]
     assert [(reply.opcode, len(reply.body)) for reply in posted] == [(17, 16), (17, 16)]

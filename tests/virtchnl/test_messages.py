@@ -122,7 +122,8 @@ def test_longer_request_that_is_no_list_is_refused(op: Op) -> None:
 
 
 @pytest.mark.parametrize(("op", "length"), LONG_LISTS)
-def test_trap_21_list_is_accepted_exact_and_padded(op: Op, length: int) -> None:
+@pytest.mark.trap(21)
+def test_list_is_accepted_exact_and_padded(op: Op, length: int) -> None:
     exact = m.decode(op, body(op, LENGTHS[op][0]))
     assert m.decode(op, body(op, length)) == exact
 

@@ -152,7 +152,8 @@ def test_supported_rxdids_are_told_as_one_bitmap() -> None:
     )
 
 
-def test_trap_40_half_without_ring_is_not_validated_and_not_configured() -> None:
+@pytest.mark.trap(40)
+def test_half_without_ring_is_not_validated_and_not_configured() -> None:
     vf = FakeVf().bring_up()
     unused = pair(1, rx_ring_len=0, rx_max_pkt_size=0, rx_databuffer_size=1, rx_crc_disable=1)
     assert configure(vf, unused, pair(2, tx_ring_len=0, tx_headwb_enabled=1)) == Status.SUCCESS
@@ -246,13 +247,15 @@ def test_enable_of_a_queue_never_configured_is_refused_whole(rx: int, tx: int) -
     assert vf.snapshot() == before
 
 
-def test_trap_20_disable_of_queues_never_configured_succeeds() -> None:
+@pytest.mark.trap(20)
+def test_disable_of_queues_never_configured_succeeds() -> None:
     vf = FakeVf().bring_up()
     assert disable(vf, 0xF, 0xF) == Status.SUCCESS
     assert vf.datapath.calls == []
 
 
-def test_trap_20_data_path_has_stopped_when_disable_is_answered() -> None:
+@pytest.mark.trap(20)
+def test_data_path_has_stopped_when_disable_is_answered() -> None:
     vf = running(FakeVf(), 0, 1)
     assert disable(vf, 0xF, 0x2) == Status.SUCCESS
     assert vf.datapath.calls == [("disable_queues", 3, 2)]
@@ -293,7 +296,8 @@ def test_irq_map_hands_every_entry_to_the_data_path() -> None:
 
 
 @pytest.mark.parametrize("maps", [0, 0xF])
-def test_trap_34_vector_0_is_accepted_with_and_without_queues(maps: int) -> None:
+@pytest.mark.trap(34)
+def test_vector_0_is_accepted_with_and_without_queues(maps: int) -> None:
     assert map_vectors(FakeVf().bring_up(), m.VectorEntry(1, 0, maps, maps, 0, 0)) == 0
 
 

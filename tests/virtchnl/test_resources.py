@@ -31,13 +31,15 @@ REQUESTED = {
     ("sent", "answered"),
     [((1, 1), (1, 1)), ((1, 0), (1, 0)), ((1, 2), (1, 1)), ((2, 0), (1, 1)), ((0, 0), (1, 1))],
 )
-def test_trap_12_version_answers_1_1_and_1_0_to_a_1_0_vf(
+@pytest.mark.trap(12)
+def test_version_answers_1_1_and_1_0_to_a_1_0_vf(
     sent: tuple[int, int], answered: tuple[int, int]
 ) -> None:
     assert FakeVf().send(Op.VERSION, m.Version(*sent)).body == m.Version(*answered).encode()
 
 
-def test_trap_12_version_is_remembered_over_a_reset() -> None:
+@pytest.mark.trap(12)
+def test_version_is_remembered_over_a_reset() -> None:
     vf = FakeVf()
     vf.send(Op.VERSION, m.Version(1, 0))
     vf.post(Op.RESET_VF)
@@ -45,6 +47,7 @@ def test_trap_12_version_is_remembered_over_a_reset() -> None:
     assert vf.session.handle(Op.GET_VF_RESOURCES, b"")[0].status == Status.SUCCESS  # type: ignore[union-attr]
 
 
+@pytest.mark.trap(13, 14)
 def test_resources_of_a_1_1_vf_byte_for_byte() -> None:
     body = FakeVf().bring_up().send(Op.GET_VF_RESOURCES, m.CapRequest(ALL_CAPS)).body
     assert body == bytes.fromhex(
@@ -58,11 +61,13 @@ def test_traps_13_and_14_one_sriov_vsi_with_the_rss_sizes_of_ice() -> None:
     assert (got.rss_key_size, got.rss_lut_size, got.max_mtu) == (52, 64, 9728)
 
 
-def test_trap_16_default_mac_is_the_one_of_the_policy() -> None:
+@pytest.mark.trap(16)
+def test_default_mac_is_the_one_of_the_policy() -> None:
     assert FakeVf(VfPolicy(mac=OTHER_MAC)).bring_up().resources().default_mac_addr == OTHER_MAC
 
 
-def test_trap_34_max_vectors_is_the_size_of_the_msix_table() -> None:
+@pytest.mark.trap(34)
+def test_max_vectors_is_the_size_of_the_msix_table() -> None:
     assert FakeVf(limits=VfLimits(2, 4, 5)).bring_up().resources().max_vectors == 5
 
 
@@ -107,7 +112,8 @@ def test_second_get_vf_resources_answers_alike_and_leaves_queues_running() -> No
 
 
 @pytest.mark.parametrize("caps", [0, 1, 0x5555_5555, 0xAAAA_AAAA, ALL_CAPS])
-def test_trap_15_get_vf_resources_succeeds_in_every_state_whatever_is_asked(caps: int) -> None:
+@pytest.mark.trap(15)
+def test_get_vf_resources_succeeds_in_every_state_whatever_is_asked(caps: int) -> None:
     vf = FakeVf()
     request = m.CapRequest(caps)
     statuses = [vf.status(Op.GET_VF_RESOURCES, request) for _ in range(2)]
@@ -131,7 +137,8 @@ def test_more_than_16_pairs_are_not_given_without_the_large_capability() -> None
 
 
 @pytest.mark.parametrize("pairs", [1, 4, 8])
-def test_trap_18_request_queues_gives_notice_and_resets_even_for_the_same_number(
+@pytest.mark.trap(18)
+def test_request_queues_gives_notice_and_resets_even_for_the_same_number(
     pairs: int,
 ) -> None:
     vf = FakeVf().bring_up()
@@ -160,7 +167,8 @@ def test_request_queues_that_cannot_be_had_answers_what_can(asked: int, answered
     assert vf.snapshot() == before
 
 
-def test_trap_19_request_queues_before_version_is_refused_without_a_reset() -> None:
+@pytest.mark.trap(19)
+def test_request_queues_before_version_is_refused_without_a_reset() -> None:
     vf = FakeVf()
     posted = vf.post(Op.REQUEST_QUEUES, m.QueueRequest(1))
     assert posted == [Reply(Op.REQUEST_QUEUES, Status.NOT_SUPPORTED)]

@@ -64,7 +64,8 @@ def test_first_messages_are_served_at_first(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", ANSWERED)
-def test_trap_37_active_vf_gets_one_answer_with_its_opcode(op: Op) -> None:
+@pytest.mark.trap(37)
+def test_active_vf_gets_one_answer_with_its_opcode(op: Op) -> None:
     vf = FakeVf().bring_up(caps_for(op)).configure(0)
     posted = vf.post(op, *valid_requests()[op])
     assert [a.opcode for a in posted if isinstance(a, Reply) and a.opcode != Op.EVENT] == [op]
@@ -109,7 +110,8 @@ def test_without_its_capability_is_not_supported(op: Op, cap: Cap) -> None:
 
 
 @pytest.mark.parametrize(("op", "cap"), WITH_NEED)
-def test_trap_17_with_its_capability_alone_is_served(op: Op, cap: Cap) -> None:
+@pytest.mark.trap(17)
+def test_with_its_capability_alone_is_served(op: Op, cap: Cap) -> None:
     vf = FakeVf().bring_up(cap)
     posted = vf.post(op, *valid_requests()[op])
     assert not [a for a in posted if isinstance(a, Reply) and a.status != Status.SUCCESS]
@@ -122,6 +124,7 @@ def test_base_opcode_needs_no_capability(op: Op) -> None:
 
 
 @pytest.mark.parametrize("opcode", NOT_SERVED)
+@pytest.mark.trap(35)
 def test_opcode_not_served_is_not_supported(opcode: int) -> None:
     vf = FakeVf().bring_up()
     before = vf.snapshot()
@@ -129,6 +132,7 @@ def test_opcode_not_served_is_not_supported(opcode: int) -> None:
     assert vf.snapshot() == before
 
 
+@pytest.mark.trap(17)
 def test_capability_is_granted_only_with_opcodes_that_are_served() -> None:
     without_opcodes = (
         Cap.WB_ON_ITR

@@ -1,12 +1,15 @@
 """GET_STATS: the data path's counters, in the order of the specification."""
 
+import pytest
+
 from emuiavf.emudev.info import EthStats
 from emuiavf.virtchnl import messages as m
 from emuiavf.virtchnl.ops import Op, Status
 from tests.fakes.vf import FakeVf
 
 
-def test_trap_33_counters_stand_in_the_order_of_the_96_byte_layout() -> None:
+@pytest.mark.trap(33)
+def test_counters_stand_in_the_order_of_the_96_byte_layout() -> None:
     vf = FakeVf().bring_up()
     vf.datapath.stats = EthStats(
         rx_bytes=1,
@@ -26,7 +29,8 @@ def test_trap_33_counters_stand_in_the_order_of_the_96_byte_layout() -> None:
     assert vf.send(Op.GET_STATS, m.QueueSelect(1)).body == expected
 
 
-def test_trap_11_counters_are_answered_while_queues_are_disabled() -> None:
+@pytest.mark.trap(11)
+def test_counters_are_answered_while_queues_are_disabled() -> None:
     vf = FakeVf().bring_up()
     assert vf.send(Op.GET_STATS, m.QueueSelect(1)).body == bytes(96)
 

@@ -332,6 +332,7 @@ def test_crc_needs_its_capability() -> None:
 
 
 @pytest.mark.parametrize(("outer_bit", "inner_bit"), [(1, 0), (4, 0), (0, 1)])
+@pytest.mark.trap(39)
 def test_crc_and_stripping_refuse_each_other(outer_bit: int, inner_bit: int) -> None:
     vf = FakeVf().bring_up()
     assert setting(vf, Op.ENABLE_VLAN_STRIPPING_V2, outer_bit, inner_bit) == Status.SUCCESS
