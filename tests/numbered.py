@@ -1,9 +1,9 @@
-"""The numbered list of docs/traps.md, and the tests that bear a number.
+"""The numbered lists of docs/traps.md and docs/vfio-user.md, and the tests that bear a number.
 
-    python -m tests.numbered        writes its list of tests anew
+    python -m tests.numbered        writes the lists of tests on both pages anew
 
-A test says what it proves: `@pytest.mark.trap(22)`.  What the
-numbers mean stands on that page and nowhere else.
+A test says what it proves: `@pytest.mark.trap(22)`, `@pytest.mark.vfio_user("12.8.1")`.  What the
+numbers mean stands on the pages and nowhere else.
 """
 
 import ast
@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"trap": ROOT / "docs/traps.md"}
+PAGES = {"trap": ROOT / "docs/traps.md", "vfio_user": ROOT / "docs/vfio-user.md"}
 BEGIN = "<!-- made by tests.numbered -->"
 END = "<!-- end -->"
 

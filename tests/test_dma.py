@@ -93,6 +93,7 @@ def test_regions_list_every_map_in_order(mem: MemTable) -> None:
 
 
 @pytest.mark.parametrize("prot", [DmaProt(0), DmaProt.READ, DmaProt.WRITE, RW])
+@pytest.mark.vfio_user("11.11", "12.18.1")
 def test_map_without_fd_cannot_be_reached(mem: MemTable, prot: DmaProt) -> None:
     mem.map(0x1000, PAGE, prot, None, 0)
     assert mem.extents == ()
@@ -100,6 +101,7 @@ def test_map_without_fd_cannot_be_reached(mem: MemTable, prot: DmaProt) -> None:
         mem.read(0x1000, 1)
 
 
+@pytest.mark.vfio_user("11.11")
 def test_write_to_read_only_map_faults(mem: MemTable) -> None:
     map_new(mem, 0, PAGE, DmaProt.READ)
     assert mem.read(0, 2) == b"\0\0"
@@ -129,6 +131,7 @@ def test_read_of_write_only_map_faults(mem: MemTable) -> None:
         (0x1000, -1),
     ],
 )
+@pytest.mark.vfio_user("11.11", "12.18.1")
 def test_read_outside_the_map_faults(mem: MemTable, iova: int, size: int) -> None:
     map_new(mem, 0x1000, 2 * PAGE)
     with pytest.raises(MemoryFault):
@@ -248,6 +251,7 @@ def test_map_of_a_wrong_range_is_refused(
     ("iova", "size"),
     [(0x2000, 0x2000), (0x1000, 0x2000), (0x3000, 0x1000), (0x3000, 0x4000), (0, 0x8000)],
 )
+@pytest.mark.vfio_user("12.21.6")
 def test_map_over_a_map_is_refused(mem: MemTable, iova: int, size: int, first_has_fd: bool) -> None:
     mem.map(0x2000, 0x2000, RW, memfd(0x2000) if first_has_fd else None, 0)
     before = mem.regions, mem.extents, open_fds()
@@ -577,6 +581,7 @@ def test_map_where_a_view_still_holds_the_old_pages(mem: MemTable) -> None:
     assert view[0] == 9
 
 
+@pytest.mark.vfio_user("12.18.1")
 def test_view_across_extents_faults(mem: MemTable) -> None:
     map_new(mem, 0, PAGE, DmaProt.READ)
     map_new(mem, PAGE, PAGE)
@@ -602,6 +607,7 @@ def test_thousand_pairs_beside_a_thousand_maps_are_quick(mem: MemTable) -> None:
     assert spent < 0.5
 
 
+@pytest.mark.vfio_user("12.10.2")
 def test_more_maps_than_the_limit_are_refused(mem: MemTable) -> None:
     for number in range(65535):
         mem.map(number * PAGE, PAGE, RW, None, 0)

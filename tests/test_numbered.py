@@ -1,4 +1,4 @@
-"""Every trap of the drivers that the page lists is a test."""
+"""Every trap of the drivers and every rule of vfio-user that the pages list is a test."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.numbered import PAGES, gaps, marked, numbers, written_anew
 
-COUNTS = {"trap": 40}
+COUNTS = {"trap": 40, "vfio_user": 141}
 
 
 @pytest.mark.parametrize("mark", PAGES)

@@ -670,6 +670,7 @@ def test_read_only_guest_memory_is_never_written():
         b.vf.enable(1, 0)
 
 
+@pytest.mark.vfio_user("12.18.1")
 def test_buffer_across_extents_is_split():
     engine, a, b = rig()
     b.post(4)

@@ -166,6 +166,7 @@ def test_no_descriptor_is_taken_after_disable_returns(storm: Storm) -> None:
         storm.flows()
 
 
+@pytest.mark.vfio_user("11.5")
 def test_memory_goes_under_traffic_after_the_grace(storm: Storm) -> None:
     """The rings stand still meanwhile; others' go on.  What is unmapped may be unmapped at once."""
     guest = storm.guests[0]
@@ -219,6 +220,7 @@ def test_connections_change_under_traffic(storm: Storm) -> None:
         storm.flows()
 
 
+@pytest.mark.vfio_user("12.10.3", "12.14.3")
 def test_tables_change_under_traffic_and_are_freed(storm: Storm) -> None:
     """Random changes of everything that is published; a sanitized build sees what is used late."""
     random_ = random.Random(5)
@@ -278,6 +280,7 @@ def test_endpoint_leaves_under_traffic(storm: Storm) -> None:
     assert before == (guest.sent, guest.received)
 
 
+@pytest.mark.vfio_user("12.14.1")
 def test_grace_is_short_while_workers_are_busy(storm: Storm) -> None:
     took = []
     for _ in range(100):

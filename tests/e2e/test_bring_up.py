@@ -320,6 +320,7 @@ def test_request_queues_announces_and_then_resets(guest: Guest) -> None:
     assert struct.unpack_from("<HH", guest.rpc(3, struct.pack("<I", 1)).body) == (1, 2)
 
 
+@pytest.mark.vfio_user("12.14.4")
 def test_flr_stops_dma_until_bus_master_is_back(guest: Guest) -> None:
     guest.negotiate()
     guest.link_event()
@@ -335,6 +336,7 @@ def test_flr_stops_dma_until_bus_master_is_back(guest: Guest) -> None:
     assert reply.opcode == 1
 
 
+@pytest.mark.vfio_user("11.3")
 def test_next_client_finds_a_new_device(backend: Backend, tmp_path: Path) -> None:
     first = Guest(tmp_path / "vf.sock")
     first.negotiate()

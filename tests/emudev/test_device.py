@@ -288,6 +288,7 @@ def test_irq_info_after_the_eventfd_was_taken_away(rig: Rig) -> None:
         ("map_vectors", ([VectorMap(5, 0, 0, 0, 0)],)),
     ],
 )
+@pytest.mark.vfio_user("12.9.1")
 def test_index_that_does_not_exist_is_refused(rig: Rig, call: str, args: tuple[Any, ...]) -> None:
     with pytest.raises(StateError):
         getattr(rig.emu, call)(*args)
@@ -307,6 +308,7 @@ def test_map_region_shares_the_providers_memory(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [("doorbells", 17), ("other", 1)])
+@pytest.mark.vfio_user("12.17.1")
 def test_map_region_refuses_what_is_not_there(rig: Rig, name: str, size: int) -> None:
     rig.emu.provide_region("doorbells", memoryview(bytearray(16)))
     with pytest.raises(StateError):

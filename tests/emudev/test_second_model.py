@@ -46,6 +46,7 @@ def test_identity_through_the_client(device: Client) -> None:
     assert device.region_read(CONFIG, 0, 4) == b"\x34\x12\x78\x56"
 
 
+@pytest.mark.vfio_user("12.5.6")
 def test_bar_sizes_as_a_vmm_asks_for_them(device: Client) -> None:
     device.region_write(CONFIG, 0x10, b"\xff" * 24)
     sized = "0cf0ffff ffffffff 00f0ffff 00000000 00000000 00000000"

@@ -1,7 +1,10 @@
 """Our driver against our device: real sockets, real messages, the real engine, in one process."""
 
 import itertools
+import os
 import random
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +25,8 @@ from emuiavf.guest.driver import VfDriver
 from emuiavf.guest.frames import Frame, TxFrame
 from emuiavf.guest.pair import Pair, flows_between
 from emuiavf.guest.traffic import report
-from emuiavf.vfio_user.client import Refused
+from emuiavf.vfio_user.client import Refused, close_fds, eventfds
+from emuiavf.vfio_user.wire import Command, IrqIndex, RegionIndex
 
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03")
 GROUP = "01:00:5e:00:00:05"
@@ -540,6 +544,48 @@ def test_reset_under_traffic_leaves_a_working_vf(bench: Bench, how: str) -> None
     assert all(one.clean for one in fresh.reports(final=True))
 
 
+@pytest.mark.vfio_user("12.21.8")
+def test_every_command_is_answered_under_traffic(bench: Bench) -> None:
+    """The client's deadline for each answer is 5 s; traffic goes on in another thread meanwhile."""
+    first, second = bench.pair(num_pairs=2)
+    pair = Pair(first, second)
+    exchange(pair)
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.is_set():
+            pair.run(0.01)
+
+    traffic = threading.Thread(target=run)
+    traffic.start()
+    client, spare = second.client, 1 << 40
+    last = client.irq_info(IrqIndex.MSIX).count - 1
+    memory, events = os.memfd_create("more"), eventfds(1)
+    os.ftruncate(memory, 1 << 20)
+    try:
+        for _ in range(20):
+            assert client.device_info().num_regions == 9
+            assert client.region_info(RegionIndex.CONFIG).size == 4096
+            client.request(Command.DEVICE_GET_REGION_IO_FDS, struct.pack("<IIII", 16, 0, 0, 0))
+            client.dma_map(spare, 1 << 20, memory)
+            client.dma_unmap(spare, 1 << 20)
+            client.set_eventfds(events, last)
+            client.trigger_irqs(1, last)
+            client.clear_eventfds(1, last)
+            assert os.eventfd_read(events[0]) == 1
+            client.region_write(RegionIndex.CONFIG, 0x3C, b"\x55")
+            assert client.region_read(RegionIndex.CONFIG, 0x3C, 1) == b"\x55"
+            with pytest.raises(Refused):
+                client.request(Command.DEVICE_FEATURE, bytes(8))
+    finally:
+        done.set()
+        traffic.join()
+        close_fds([memory, *events])
+    assert pair.traffic.drain(DEADLINE_S)
+    assert all(one.clean for one in pair.reports(final=True))
+    client.reset()
+
+
 def test_settings_survive_a_reset(formats: Bench) -> None:
     first, second = formats.pair()
     second.settings.add_vlans(100)
@@ -576,6 +622,7 @@ def test_driver_that_left_is_followed_by_the_next(bench: Bench) -> None:
             assert all(one.clean for one in pair.reports(final=True))
 
 
+@pytest.mark.vfio_user("12.2.8")
 def test_driver_that_left_under_traffic_is_followed_by_the_next(bench: Bench) -> None:
     second = bench.driver(1)
     second.start(ring_len=256)

@@ -88,6 +88,7 @@ def test_trapping_device_announces_nothing_to_map(make_bench: Callable[[str], Be
     assert (region.size, region.areas, region.fd) == (0x20000, (), None)
 
 
+@pytest.mark.vfio_user("11.9")
 def test_regions_and_interrupts_by_vfio_index(bench: Bench) -> None:
     description = bench.device.describe()
     assert [r.size for r in description.regions] == [0x20000, 0, 0, 0x4000, 0, 0, 0, 4096, 0]
@@ -97,6 +98,7 @@ def test_regions_and_interrupts_by_vfio_index(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("max_queues", "vectors"), [(1, 17), (16, 17), (17, 65), (64, 65)])
 @pytest.mark.trap(34)
+@pytest.mark.vfio_user("12.4.4")
 def test_max_queues_fixes_the_vector_table(
     make_bench: Callable[[str], Bench], max_queues: int, vectors: int
 ) -> None:
@@ -414,6 +416,7 @@ def test_vf_comes_up_again_after_a_reset(bench: Bench, trigger: Trigger) -> None
 
 
 @pytest.mark.parametrize("trigger", [by_flr, by_client, by_disconnect])
+@pytest.mark.vfio_user("11.3")
 def test_function_reset_clears_pci_state(bench: Bench, trigger: Trigger) -> None:
     driver = dirty(bench)
     bench.device.region_write(CONFIG, 0x72, b"\x00\xc0")
@@ -442,6 +445,7 @@ def test_maps_and_eventfds_survive_a_reset(bench: Bench, trigger: Trigger) -> No
     assert os.eventfd_read(fd) == 1
 
 
+@pytest.mark.vfio_user("11.2", "12.2.7", "12.10.5", "12.21.9")
 def test_disconnect_drops_maps_and_eventfds(bench: Bench) -> None:
     driver = dirty(bench)
     fd = event()
@@ -516,6 +520,7 @@ def test_a_driver_that_resets_too_often_is_let_in_later(bench: Bench) -> None:
     assert (reply.opcode, reply.status) == (1, 0)
 
 
+@pytest.mark.vfio_user("11.4")
 def test_flr_needs_its_bit(bench: Bench) -> None:
     dirty(bench)
     bench.device.region_write(CONFIG, 0xA8, b"\x10\x28")
@@ -536,6 +541,7 @@ def test_admin_queue_waits_for_bus_master(bench: Bench) -> None:
     assert driver.receive() is not None
 
 
+@pytest.mark.vfio_user("11.5")
 def test_clearing_bus_master_drains_the_data_path_and_holds_replies(bench: Bench) -> None:
     driver = bench.driver()
     negotiate(driver)
@@ -587,12 +593,14 @@ def test_mask_by_message_holds_the_event(bench: Bench) -> None:
 # Memory
 
 
+@pytest.mark.vfio_user("12.11.5")
 def test_unmapping_nothing_is_an_error(bench: Bench) -> None:
     with pytest.raises(PeerError) as caught:
         bench.device.dma_unmap(0, 4096)
     assert caught.value.errno == 2
 
 
+@pytest.mark.vfio_user("11.5", "12.11.6")
 def test_unmap_waits_for_the_data_path(bench: Bench) -> None:
     bench.map()
     bench.device.dma_unmap(0, RAM_SIZE)
@@ -607,12 +615,14 @@ def test_many_maps_do_not_pile_up_retired_tables(bench: Bench) -> None:
     assert bench.device.emu.mem.retired <= 33
 
 
+@pytest.mark.vfio_user("12.14.2")
 def test_refused_map_closes_its_descriptor(bench: Bench) -> None:
     bench.map()
     with pytest.raises(PeerError):
         bench.map(4096, 4096, bench.ram)
 
 
+@pytest.mark.vfio_user("12.18.2")
 def test_map_without_descriptor_is_taken_silently_when_small(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -744,6 +754,7 @@ def test_attribute_that_is_fixed_or_wrong_is_refused(bench: Bench, attr: str, va
     assert bench.device.emu.get_attr(attr) == before
 
 
+@pytest.mark.vfio_user("12.2.8")
 def test_client_that_leaves_during_the_notice_leaves_nothing_behind(bench: Bench) -> None:
     driver = bench.driver()
     negotiate(driver)

@@ -57,6 +57,7 @@ def test_replaced_eventfd_is_closed_and_the_new_one_used(rig: Rig) -> None:
     assert rig.pushed[2] is None
 
 
+@pytest.mark.vfio_user("12.9.2", "12.9.3")
 def test_trigger_signals_and_skips_vectors_without_eventfd(rig: Rig) -> None:
     fd = event()
     rig.vectors.replace(1, [fd])

@@ -42,10 +42,12 @@ def write(vf: Recorder, offset: int, size: int, value: int) -> None:
     vf.space.write(offset, value.to_bytes(size, "little"))
 
 
+@pytest.mark.vfio_user("12.5.5")
 def test_whole_space_reads_in_one_access(vf: Recorder) -> None:
     assert len(vf.space.read(0, 4096)) == 4096
 
 
+@pytest.mark.vfio_user("11.9", "12.20.3")
 def test_header_after_creation(vf: Recorder) -> None:
     expected = struct.pack(
         "<HHHHB3sBBBB6IIHHIB7xBBBB",
@@ -55,18 +57,22 @@ def test_header_after_creation(vf: Recorder) -> None:
     assert vf.space.read(0, 64) == expected
 
 
+@pytest.mark.vfio_user("12.15.2", "12.15.3")
 def test_msix_capability_after_creation(vf: Recorder) -> None:
     assert vf.space.read(0x70, 12) == bytes.fromhex("11a0 1000 03000000 03200000".replace(" ", ""))
 
 
+@pytest.mark.vfio_user("11.4", "12.15.2")
 def test_express_capability_after_creation(vf: Recorder) -> None:
     assert vf.space.read(0xA0, 12) == bytes.fromhex("10000200 20800010 10280000".replace(" ", ""))
 
 
+@pytest.mark.vfio_user("12.16.1", "12.16.2")
 def test_extended_space_is_empty(vf: Recorder) -> None:
     assert vf.space.read(0x100, 0xF00) == bytes(0xF00)
 
 
+@pytest.mark.vfio_user("12.15.3")
 def test_without_msix_the_chain_starts_at_the_express_capability() -> None:
     plain = Recorder(msix=None)
     write(plain, 0x72, 2, 0xFFFF)
@@ -85,27 +91,60 @@ def test_without_msix_the_chain_starts_at_the_express_capability() -> None:
         (0x30, 0),
     ],
 )
+@pytest.mark.vfio_user("11.10")
 def test_bar_sizing(vf: Recorder, offset: int, sized: int) -> None:
     write(vf, offset, 4, 0xFFFF_FFFF)
     assert read(vf, offset, 4) == sized
 
 
+@pytest.mark.vfio_user("11.6")
 def test_bar_address_keeps_its_type_bits_and_drops_bits_below_its_size(vf: Recorder) -> None:
     write(vf, 0x10, 8, 0x0000_0012_3455_5550)
     assert read(vf, 0x10, 8) == 0x0000_0012_3454_000C
 
 
+@pytest.mark.vfio_user("11.10", "12.5.6")
 def test_bar_of_32_bits_takes_one_register() -> None:
     space = ConfigSpace(VF, {2: Bar(4096, is64=False, prefetch=False)})
     space.write(0x14, b"\xff" * 12)
     assert space.read(0x14, 12) == bytes.fromhex("00000000 00f0ffff 00000000".replace(" ", ""))
 
 
+@pytest.mark.parametrize("gigabytes", [4, 8, 16])
+@pytest.mark.vfio_user("12.5.7")
+def test_bar_of_gigabytes_is_sized_by_both_halves(gigabytes: int) -> None:
+    space = ConfigSpace(VF, {2: Bar(gigabytes << 30)})
+    for offset in (0x18, 0x1C):
+        space.write(offset, b"\xff" * 4)
+    low, high = (int.from_bytes(space.read(offset, 4), "little") for offset in (0x18, 0x1C))
+    assert (low, high) == (0xC, 0x1_0000_0000 - gigabytes // 4)
+
+
+@pytest.mark.parametrize("size", [0, 8, 24, 4097])
+@pytest.mark.vfio_user("11.10", "12.17.1")
+def test_bar_of_a_size_that_cannot_be_is_refused(size: int) -> None:
+    with pytest.raises(AssertionError):
+        Bar(size)
+
+
+@pytest.mark.parametrize(
+    "bars",
+    [{5: Bar(4096)}, {0: Bar(4096), 1: Bar(4096, is64=False)}, {6: Bar(4096, is64=False)}],
+    ids=["none behind it", "one taken", "no such BAR"],
+)
+@pytest.mark.vfio_user("12.17.2")
+def test_bar_of_64_bits_needs_the_register_behind_it(bars: dict[int, Bar]) -> None:
+    with pytest.raises(AssertionError):
+        ConfigSpace(VF, bars)
+
+
+@pytest.mark.vfio_user("11.6")
 def test_rom_probe_of_qemu_reads_no_rom(vf: Recorder) -> None:
     write(vf, 0x30, 4, 0xFFFF_F800)
     assert read(vf, 0x30, 4) == 0
 
 
+@pytest.mark.vfio_user("11.6")
 def test_command_stores_its_bits_and_reports_the_change(vf: Recorder) -> None:
     write(vf, 4, 2, 0xFFFF)
     assert read(vf, 4, 2) == 0x0547
@@ -132,6 +171,7 @@ def test_bus_master_follows_command(vf: Recorder) -> None:
 
 
 @pytest.mark.parametrize("offset", [0x00, 0x06, 0x08, 0x0E, 0x2C, 0x34, 0x3D, 0x70, 0xA0, 0x200])
+@pytest.mark.vfio_user("11.6", "11.7", "12.15.4", "12.15.6", "12.16.2")
 def test_write_to_read_only_bytes_is_accepted_and_ignored(vf: Recorder, offset: int) -> None:
     before = vf.space.read(0, 4096)
     write(vf, offset, 2, 0xFFFF)
@@ -139,22 +179,26 @@ def test_write_to_read_only_bytes_is_accepted_and_ignored(vf: Recorder, offset: 
 
 
 @pytest.mark.parametrize("offset", [0x0C, 0x3C])
+@pytest.mark.vfio_user("11.6")
 def test_scratch_bytes_of_the_header_are_stored(vf: Recorder, offset: int) -> None:
     write(vf, offset, 1, 0xA5)
     assert read(vf, offset, 1) == 0xA5
 
 
+@pytest.mark.vfio_user("11.7", "12.15.9")
 def test_msix_all_ones_changes_only_enable_and_function_mask(vf: Recorder) -> None:
     vf.space.write(0x70, b"\xff" * 12)
     assert vf.space.read(0x70, 12) == bytes.fromhex("11a0 10c0 03000000 03200000".replace(" ", ""))
     assert vf.events == [("msix", True, True)]
 
 
+@pytest.mark.vfio_user("12.15.5", "12.15.9")
 def test_msix_write_that_starts_at_the_upper_control_byte(vf: Recorder) -> None:
     write(vf, 0x73, 2, 0xFF80)
     assert (read(vf, 0x72, 2), vf.events) == (0x8010, [("msix", True, False)])
 
 
+@pytest.mark.vfio_user("12.15.9")
 def test_msix_write_behind_control_leaves_enable_alone(vf: Recorder) -> None:
     write(vf, 0x72, 2, 0x8000)
     write(vf, 0x74, 4, 0)
@@ -173,6 +217,7 @@ def test_msix_write_behind_control_leaves_enable_alone(vf: Recorder) -> None:
         (0xA7, "000080"),
     ],
 )
+@pytest.mark.vfio_user("11.4", "12.15.7")
 def test_flr_at_any_width(vf: Recorder, offset: int, data: str) -> None:
     vf.space.write(offset, bytes.fromhex(data))
     assert vf.events == [("flr",)]
@@ -181,14 +226,23 @@ def test_flr_at_any_width(vf: Recorder, offset: int, data: str) -> None:
 @pytest.mark.parametrize(
     ("offset", "data"), [(0xA8, "ff7f"), (0xA8, "80"), (0xAA, "0080"), (0xA6, "0080")]
 )
+@pytest.mark.vfio_user("12.15.7")
 def test_writes_near_the_flr_bit_are_no_flr(vf: Recorder, offset: int, data: str) -> None:
     vf.space.write(offset, bytes.fromhex(data))
     assert vf.events == []
 
 
+@pytest.mark.vfio_user("11.7")
 def test_devctl_is_stored_but_the_flr_bit_reads_zero(vf: Recorder) -> None:
     write(vf, 0xA8, 2, 0x7FFF)
     assert read(vf, 0xA8, 2) == 0x7FFF
+
+
+@pytest.mark.parametrize(("offset", "stored"), [(0xB0, 0x01CB), (0xC8, 0x0010), (0xD0, 0x000F)])
+@pytest.mark.vfio_user("12.15.10")
+def test_second_control_registers_are_stored(vf: Recorder, offset: int, stored: int) -> None:
+    write(vf, offset, 2, 0xFFFF)
+    assert read(vf, offset, 2) == stored
 
 
 def test_flr_restores_power_on_values_and_reports_what_changed(vf: Recorder) -> None:

@@ -75,6 +75,7 @@ def test_array_places_registers_by_stride() -> None:
     ],
     ids=["overlap", "twice", "reset-too-wide", "mask-too-wide"],
 )
+@pytest.mark.vfio_user("12.15.1")
 def test_table_refuses_contradictions(registers: list[Register]) -> None:
     with pytest.raises(AssertionError):
         table(registers)

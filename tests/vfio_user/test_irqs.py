@@ -38,16 +38,19 @@ def refused(exchange: Exchange, request: bytes, fds: list[int] | None = None) ->
 # Eventfds
 
 
+@pytest.mark.vfio_user("12.21.4")
 def test_sixteen_eventfds_arrive_in_one_message(exchange: Exchange, ops: PciFunction) -> None:
     set_irqs(exchange, body(EVENTFD | TRIGGER, MSIX, 16, 16), eventfds(16))
     assert ops.calls == [("set_irq_eventfds", MSIX, 16, [True] * 16)]
 
 
+@pytest.mark.vfio_user("12.21.4")
 def test_vector_is_assigned_without_those_below_it(exchange: Exchange, ops: PciFunction) -> None:
     set_irqs(exchange, body(EVENTFD | TRIGGER, MSIX, 31, 1), eventfds(1))
     assert list(ops.fds) == [(MSIX, 31)]
 
 
+@pytest.mark.vfio_user("12.8.8")
 def test_vector_is_assigned_again(exchange: Exchange, ops: PciFunction) -> None:
     request = body(EVENTFD | TRIGGER, MSIX, 1, 1)
     set_irqs(exchange, request, eventfds(1))
@@ -55,6 +58,7 @@ def test_vector_is_assigned_again(exchange: Exchange, ops: PciFunction) -> None:
     assert list(ops.fds) == [(MSIX, 1)]
 
 
+@pytest.mark.vfio_user("12.21.5")
 def test_vector_0_without_eventfd_right_after_enable_succeeds(
     exchange: Exchange, ops: PciFunction
 ) -> None:
@@ -62,6 +66,7 @@ def test_vector_0_without_eventfd_right_after_enable_succeeds(
     assert ops.calls == [("set_irq_eventfds", MSIX, 0, [False])]
 
 
+@pytest.mark.vfio_user("12.8.7", "12.21.4")
 def test_middle_range_is_deassigned(exchange: Exchange, ops: PciFunction) -> None:
     set_irqs(exchange, body(EVENTFD | TRIGGER, MSIX, 0, 8), eventfds(8))
     set_irqs(exchange, body(EVENTFD | TRIGGER, MSIX, 3, 4))
@@ -69,6 +74,7 @@ def test_middle_range_is_deassigned(exchange: Exchange, ops: PciFunction) -> Non
 
 
 @pytest.mark.parametrize("index", range(5))
+@pytest.mark.vfio_user("12.8.7")
 def test_index_is_disabled_as_a_whole_even_without_vectors(
     exchange: Exchange, ops: PciFunction, index: int
 ) -> None:
@@ -116,6 +122,7 @@ def test_descriptor_that_is_no_eventfd_is_refused_and_all_closed(
 # Triggers and masks
 
 
+@pytest.mark.vfio_user("12.8.10", "12.9.3")
 def test_trigger_fires_the_named_vectors_only(exchange: Exchange, ops: PciFunction) -> None:
     fds = eventfds(3)
     set_irqs(exchange, body(EVENTFD | TRIGGER, MSIX, 0, 3), [os.dup(fd) for fd in fds])
@@ -127,17 +134,20 @@ def test_trigger_fires_the_named_vectors_only(exchange: Exchange, ops: PciFuncti
     assert ops.calls[-1] == ("trigger_irqs", MSIX, [1])
 
 
+@pytest.mark.vfio_user("12.8.11")
 def test_trigger_by_bytes_fires_where_a_byte_is_set(exchange: Exchange, ops: PciFunction) -> None:
     set_irqs(exchange, body(EVENTFD | TRIGGER, MSIX, 0, 8), eventfds(8))
     set_irqs(exchange, body(BOOL | TRIGGER, MSIX, 4, 4, b"\0\1\0\1", 24))
     assert ops.calls[-1] == ("trigger_irqs", MSIX, [5, 7])
 
 
+@pytest.mark.vfio_user("11.12", "12.9.2")
 def test_trigger_of_a_vector_without_eventfd_is_enoent(exchange: Exchange) -> None:
     assert refused(exchange, body(NONE | TRIGGER, MSIX, 3, 1)) == errno.ENOENT
 
 
 @pytest.mark.parametrize(("action", "masked"), [(MASK, True), (UNMASK, False)])
+@pytest.mark.vfio_user("12.8.12")
 def test_mask_and_unmask_reach_the_device(
     exchange: Exchange, ops: PciFunction, action: int, masked: bool
 ) -> None:
@@ -181,6 +191,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("request_", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.vfio_user(
+    "11.12", "12.8.1", "12.8.2", "12.8.3", "12.8.4", "12.8.5", "12.8.9", "12.9.1"
+)
 def test_wrong_request_is_refused_and_changes_nothing(
     exchange: Exchange, ops: PciFunction, request_: bytes
 ) -> None:
@@ -199,6 +212,7 @@ WRONG_FDS = {
 
 
 @pytest.mark.parametrize(("request_", "count"), WRONG_FDS.values(), ids=WRONG_FDS.keys())
+@pytest.mark.vfio_user("12.2.6", "12.8.6")
 def test_wrong_descriptors_are_refused_and_closed(
     exchange: Exchange, ops: PciFunction, request_: bytes, count: int
 ) -> None:

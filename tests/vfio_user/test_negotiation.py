@@ -40,6 +40,7 @@ OUR_JSON = (
         (b'\0\0\0\0{"capabilities":{"max_msg_fds":8}}\0 trailing\0', 0),
     ],
 )
+@pytest.mark.vfio_user("12.1.9", "12.1.10", "12.1.11", "12.1.12", "12.21.3")
 def test_version_is_agreed_with_the_smaller_minor(
     ops: PciFunction, request_: bytes, minor: int
 ) -> None:
@@ -49,6 +50,7 @@ def test_version_is_agreed_with_the_smaller_minor(
     assert not exchange.session.finished
 
 
+@pytest.mark.vfio_user("12.21.3")
 def test_version_reply_fits_the_buffer_of_qemu(ops: PciFunction) -> None:
     reply = Exchange(ops, negotiated=False).send(frame(1, QEMU))
     assert reply is not None
@@ -96,6 +98,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("payload", MALFORMED)
+@pytest.mark.vfio_user("12.1.1", "12.1.4", "12.1.5", "12.1.6", "12.1.7", "12.1.8", "12.1.9")
 def test_malformed_version_is_refused_and_ends_the_session(
     ops: PciFunction, payload: bytes
 ) -> None:
@@ -112,6 +115,7 @@ def test_client_refuses_a_malformed_answer(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("command", [2, 4, 9, 13, 999])
+@pytest.mark.vfio_user("12.1.3")
 def test_first_message_that_is_not_version_is_refused_and_ends_the_session(
     ops: PciFunction, command: int
 ) -> None:

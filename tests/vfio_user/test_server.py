@@ -91,6 +91,7 @@ def readable(sock: socket.socket) -> bool:
 # One client
 
 
+@pytest.mark.vfio_user("12.21.1")
 def test_reply_leaves_in_one_piece(joined: Joined) -> None:
     joined.sock.sendall(READ)
     joined.turn()
@@ -98,6 +99,7 @@ def test_reply_leaves_in_one_piece(joined: Joined) -> None:
     assert joined.sock.recv(100)[16:] == b"\x86\x80\x89\x18"
 
 
+@pytest.mark.vfio_user("12.21.1")
 def test_reply_with_descriptor_carries_it_on_the_first_byte(
     joined: Joined, ops: PciFunction
 ) -> None:
@@ -118,6 +120,7 @@ def test_message_torn_anywhere_is_answered_once_it_is_whole(joined: Joined, at: 
     assert len(joined.ask(READ[at:])) == 36
 
 
+@pytest.mark.vfio_user("11.1", "12.21.2")
 def test_pipelined_mix_is_answered_in_order_and_posted_ones_never(
     joined: Joined, ops: PciFunction
 ) -> None:
@@ -175,6 +178,7 @@ def test_descriptors_that_do_not_fit_into_the_process_are_told(
 
 
 @pytest.mark.parametrize("size", [0, 15, 1048609, 0xFFFFFFFF])
+@pytest.mark.vfio_user("12.1.2", "12.2.1", "12.2.2")
 def test_message_of_impossible_size_is_refused_and_ends_the_connection(
     joined: Joined, ops: PciFunction, size: int
 ) -> None:
@@ -203,6 +207,7 @@ STREAM = VERSION + DMA_MAP + SET_IRQS + READ
 
 
 @pytest.mark.parametrize("at", range(len(STREAM) + 1))
+@pytest.mark.vfio_user("11.2", "12.1.13", "12.10.4", "12.10.5", "12.21.9")
 def test_client_that_leaves_at_any_byte_leaves_nothing_behind(
     loop: Loop, ops: PciFunction, at: int
 ) -> None:
@@ -221,6 +226,7 @@ def test_client_that_leaves_at_any_byte_leaves_nothing_behind(
     fresh.server.close()
 
 
+@pytest.mark.vfio_user("12.20.1")
 def test_close_sends_the_client_away_and_tells_the_device_once(
     joined: Joined, ops: PciFunction
 ) -> None:
@@ -266,6 +272,7 @@ def test_client_that_does_not_read_is_not_read_any_more_and_loses_nothing(
     assert received == count * (32 + 0x10000)
 
 
+@pytest.mark.vfio_user("12.2.9")
 def test_client_that_leaves_without_having_read_is_noticed(
     loop: Loop, joined: Joined, ops: PciFunction
 ) -> None:
@@ -296,6 +303,7 @@ def test_descriptor_of_a_delayed_reply_survives(loop: Loop, joined: Joined) -> N
 # Clients one after the other
 
 
+@pytest.mark.vfio_user("11.2")
 def test_next_client_is_served_after_the_first_has_left(served: Served) -> None:
     first = Client(served.path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as second:
@@ -310,6 +318,7 @@ def test_next_client_is_served_after_the_first_has_left(served: Served) -> None:
     assert names[:3] == ["attached", "detached", "attached"]
 
 
+@pytest.mark.vfio_user("12.21.9")
 def test_hundred_clients_come_and_go(served: Served) -> None:
     for _ in range(100):
         with Client(served.path) as client:
@@ -393,6 +402,7 @@ def test_listening_descriptor_is_served(loop: Loop, ops: PciFunction, tmp_path: 
     ],
     ids=["memfd", "datagram", "inet"],
 )
+@pytest.mark.vfio_user("12.20.2")
 def test_descriptor_of_the_wrong_kind_is_refused(
     loop: Loop, ops: PciFunction, make: Callable[[], int]
 ) -> None:

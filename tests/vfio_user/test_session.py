@@ -3,10 +3,11 @@
 import errno
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 
-from emuiavf.emudev.info import DmaProt, MemRegion, MmapArea, ResetReason
+from emuiavf.emudev.info import DmaProt, MemRegion, MmapArea, RegionInfo, ResetReason
 from emuiavf.errors import PeerError
 from emuiavf.vfio_user.session import RULES
 from emuiavf.vfio_user.wire import Command
@@ -50,11 +51,13 @@ def test_posted_command_is_executed_and_never_answered(
 
 
 @pytest.mark.parametrize("command", [*Command, 14, 19, 0, 0xFFFF])
+@pytest.mark.vfio_user("12.21.2")
 def test_posted_command_that_fails_is_never_answered(exchange: Exchange, command: int) -> None:
     assert exchange.send(frame(command, b"\xff", flags=0x10)) is None or command == 13
 
 
 @pytest.mark.parametrize("command", sorted(set(GOOD) - {Command.DEVICE_RESET}))
+@pytest.mark.vfio_user("12.2.5", "12.3.1", "12.4.1", "12.5.1", "12.8.1", "12.11.1")
 def test_payload_shorter_than_the_fixed_part_is_refused(
     exchange: Exchange, ops: PciFunction, command: Command
 ) -> None:
@@ -65,6 +68,29 @@ def test_payload_shorter_than_the_fixed_part_is_refused(
 
 @pytest.mark.parametrize("command", [*REFUSED, 0, 14, 19, 999, 0xFFFF])
 @pytest.mark.parametrize("payload", [b"", bytes(8), bytes(64)])
+@pytest.mark.vfio_user(
+    "12.2.4",
+    "12.12.1",
+    "12.12.2",
+    "12.12.3",
+    "12.12.4",
+    "12.12.5",
+    "12.12.6",
+    "12.12.7",
+    "12.12.8",
+    "12.13.1",
+    "12.13.2",
+    "12.13.3",
+    "12.13.4",
+    "12.13.5",
+    "12.13.6",
+    "12.13.7",
+    "12.13.8",
+    "12.13.9",
+    "12.13.10",
+    "12.18.2",
+    "12.18.3",
+)
 def test_command_that_is_not_served_is_refused(
     exchange: Exchange, ops: PciFunction, command: int, payload: bytes
 ) -> None:
@@ -73,6 +99,7 @@ def test_command_that_is_not_served_is_refused(
 
 
 @pytest.mark.parametrize("kind", [1, 2, 15, 0x21])
+@pytest.mark.vfio_user("12.2.3")
 def test_message_that_is_no_command_is_refused(
     exchange: Exchange, ops: PciFunction, kind: int
 ) -> None:
@@ -83,6 +110,7 @@ def test_message_that_is_no_command_is_refused(
 
 
 @pytest.mark.parametrize("command", sorted(set(GOOD) - {Command.DMA_MAP}))
+@pytest.mark.vfio_user("12.2.6")
 def test_unexpected_descriptors_are_closed(exchange: Exchange, command: Command) -> None:
     # The leak check of every test counts them.
     exchange.send(frame(command, GOOD[command]), os.pipe())
@@ -110,12 +138,14 @@ def test_reply_repeats_the_id_even_when_it_is_used_again(exchange: Exchange, msg
         (Command.DEVICE_RESET, 16),
     ],
 )
+@pytest.mark.vfio_user("12.21.3")
 def test_reply_has_the_size_that_every_client_expects(
     exchange: Exchange, command: Command, size: int
 ) -> None:
     assert 16 + len(exchange.ok(command, GOOD[command])) == size
 
 
+@pytest.mark.vfio_user("12.2.7")
 def test_close_tells_the_device_exactly_once(exchange: Exchange, ops: PciFunction) -> None:
     exchange.session.close()
     exchange.session.close()
@@ -136,6 +166,7 @@ def dma_map(
     return struct.pack("<IIQQQ", argsz, flags, offset, address, size)
 
 
+@pytest.mark.vfio_user("12.10.3")
 def test_dma_map_hands_the_descriptor_over(exchange: Exchange, ops: PciFunction) -> None:
     body = dma_map(offset=0x2000, address=0xC0000000, size=0x8000, flags=1)
     assert exchange.ok(Command.DMA_MAP, body, [os.memfd_create("guest")]) == b""
@@ -143,6 +174,7 @@ def test_dma_map_hands_the_descriptor_over(exchange: Exchange, ops: PciFunction)
     assert ops.calls == [("dma_map", region, True, 0x2000)]
 
 
+@pytest.mark.vfio_user("12.21.6")
 def test_dma_map_without_descriptor_is_accepted(exchange: Exchange, ops: PciFunction) -> None:
     exchange.ok(Command.DMA_MAP, dma_map(address=0xFE000000))
     assert ops.maps == [MemRegion(0xFE000000, 0x1000, RW, False)]
@@ -170,6 +202,7 @@ def test_dma_map_up_to_the_end_of_the_address_space(exchange: Exchange, ops: Pci
         (dma_map(size=(8 << 40) + 1), errno.ENOSPC),
     ],
 )
+@pytest.mark.vfio_user("12.2.6", "12.10.1")
 def test_dma_map_that_is_wrong_is_refused_and_its_descriptor_closed(
     exchange: Exchange, ops: PciFunction, body: bytes, expected: int
 ) -> None:
@@ -189,6 +222,7 @@ def test_dma_map_whose_descriptor_was_lost_is_refused(exchange: Exchange, ops: P
     assert ops.calls == []
 
 
+@pytest.mark.vfio_user("12.14.2", "12.21.6")
 def test_dma_map_refused_by_the_device_carries_its_errno(
     exchange: Exchange, ops: PciFunction
 ) -> None:
@@ -212,6 +246,7 @@ def dma_unmap(flags: int = 0, address: int = 0, size: int = 0, argsz: int = 24) 
     return struct.pack("<IIQQ", argsz, flags, address, size)
 
 
+@pytest.mark.vfio_user("12.11.4")
 def test_dma_unmap_echoes_the_request(exchange: Exchange, ops: PciFunction) -> None:
     body = dma_unmap(0, 0x1000, 0x2000)
     assert exchange.ok(Command.DMA_UNMAP, body) == body
@@ -228,12 +263,14 @@ def test_dma_unmap_of_half_the_address_space_passes(exchange: Exchange, ops: Pci
     assert ops.calls == [("dma_unmap", 1 << 63, 1 << 63)]
 
 
+@pytest.mark.vfio_user("12.11.7")
 def test_dma_unmap_all_drops_everything(exchange: Exchange, ops: PciFunction) -> None:
     body = dma_unmap(flags=2)
     assert exchange.ok(Command.DMA_UNMAP, body) == body
     assert ops.calls == [("dma_unmap_all",)]
 
 
+@pytest.mark.vfio_user("12.11.5")
 def test_dma_unmap_of_an_unknown_range_is_enoent(exchange: Exchange, ops: PciFunction) -> None:
     ops.refuse["dma_unmap"] = PeerError("no such map", errno.ENOENT)
     assert exchange.errno(Command.DMA_UNMAP, dma_unmap(0, 0x1000, 0x1000)) == errno.ENOENT
@@ -256,6 +293,7 @@ def test_dma_unmap_of_an_unknown_range_is_enoent(exchange: Exchange, ops: PciFun
         dma_unmap(0, 0x1000, (1 << 64) - 1),
     ],
 )
+@pytest.mark.vfio_user("12.11.1", "12.11.2", "12.11.3", "12.11.7", "12.12.9")
 def test_dma_unmap_that_is_wrong_is_refused(
     exchange: Exchange, ops: PciFunction, body: bytes
 ) -> None:
@@ -267,6 +305,7 @@ def test_dma_unmap_that_is_wrong_is_refused(
 
 
 @pytest.mark.parametrize("argsz", [16, 32, 4064])
+@pytest.mark.vfio_user("11.8", "12.3.3")
 def test_get_info_tells_flags_regions_and_irqs(exchange: Exchange, argsz: int) -> None:
     reply = exchange.ok(Command.DEVICE_GET_INFO, struct.pack("<IIII", argsz, 0, 0, 0))
     assert reply == struct.pack("<IIII", 16, 3, 9, 5)
@@ -279,6 +318,7 @@ def test_get_info_takes_a_long_request(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("command", [4, 5, 6, 7])
 @pytest.mark.parametrize("argsz", [0, 8, 15])
+@pytest.mark.vfio_user("12.3.2", "12.4.1", "12.5.1")
 def test_argsz_below_the_fixed_part_is_refused(
     exchange: Exchange, command: int, argsz: int
 ) -> None:
@@ -287,6 +327,7 @@ def test_argsz_below_the_fixed_part_is_refused(
 
 
 @pytest.mark.parametrize(("index", "count"), [(0, 1), (1, 0), (2, 32), (3, 1), (4, 1)])
+@pytest.mark.vfio_user("11.8", "12.4.2", "12.4.3", "12.4.4", "12.15.8")
 def test_get_irq_info_has_eventfd_as_its_only_flag(
     exchange: Exchange, index: int, count: int
 ) -> None:
@@ -296,11 +337,13 @@ def test_get_irq_info_has_eventfd_as_its_only_flag(
 
 
 @pytest.mark.parametrize("index", [5, 0xFFFFFFFF])
+@pytest.mark.vfio_user("12.4.1")
 def test_get_irq_info_of_no_such_index_is_refused(exchange: Exchange, index: int) -> None:
     body = struct.pack("<IIII", 16, 0, index, 0)
     assert exchange.errno(Command.DEVICE_GET_IRQ_INFO, body) == errno.EINVAL
 
 
+@pytest.mark.vfio_user("11.3")
 def test_reset_reaches_the_device(exchange: Exchange, ops: PciFunction) -> None:
     assert exchange.ok(Command.DEVICE_RESET) == b""
     assert ops.calls == [("reset", ResetReason.CLIENT)]
@@ -326,6 +369,7 @@ def region_info(index: int, argsz: int = 32) -> bytes:
     ("index", "flags", "size"), [(3, 3, 0x4000), (6, 1, 2048), (7, 3, CONFIG_SIZE), (1, 0, 0)]
 )
 @pytest.mark.parametrize("argsz", [32, 40, 4064])
+@pytest.mark.vfio_user("12.5.2", "12.5.5", "12.6.1")
 def test_plain_region_is_told_in_32_bytes(
     exchange: Exchange, index: int, flags: int, size: int, argsz: int
 ) -> None:
@@ -333,7 +377,18 @@ def test_plain_region_is_told_in_32_bytes(
     assert reply == struct.pack("<IIIIQQ", 32, flags, index, 0, size, 0)
 
 
+@pytest.mark.parametrize("gigabytes", [4, 8])
+@pytest.mark.vfio_user("12.17.7")
+def test_region_of_gigabytes_is_told(ops: PciFunction, gigabytes: int) -> None:
+    description = ops.describe()
+    regions = (*description.regions[:3], RegionInfo(gigabytes << 30), *description.regions[4:])
+    ops.describe = lambda: replace(description, regions=regions)  # type: ignore[method-assign]
+    reply = Exchange(ops).ok(Command.DEVICE_GET_REGION_INFO, region_info(3))
+    assert reply == struct.pack("<IIIIQQ", 32, 3, 3, 0, gigabytes << 30, 0)
+
+
 @pytest.mark.parametrize("argsz", [32, 48, 79])
+@pytest.mark.vfio_user("12.5.3")
 def test_mappable_region_first_tells_what_it_needs(exchange: Exchange, argsz: int) -> None:
     message = frame(Command.DEVICE_GET_REGION_INFO, region_info(0, argsz))
     reply = exchange.send(message)
@@ -343,6 +398,7 @@ def test_mappable_region_first_tells_what_it_needs(exchange: Exchange, argsz: in
 
 
 @pytest.mark.parametrize("argsz", [80, 4064])
+@pytest.mark.vfio_user("12.5.4")
 def test_mappable_region_then_brings_areas_and_one_descriptor(
     exchange: Exchange, ops: PciFunction, argsz: int
 ) -> None:
@@ -365,10 +421,12 @@ def test_region_mappable_as_a_whole_needs_no_capability(ops: PciFunction) -> Non
 
 
 @pytest.mark.parametrize("index", [9, 0xFFFFFFFF])
+@pytest.mark.vfio_user("12.5.1")
 def test_region_that_cannot_exist_is_refused(exchange: Exchange, index: int) -> None:
     assert exchange.errno(Command.DEVICE_GET_REGION_INFO, region_info(index)) == errno.EINVAL
 
 
+@pytest.mark.vfio_user("12.6.1")
 def test_every_region_below_num_regions_is_answered(exchange: Exchange) -> None:
     sizes = [exchange.ok(5, region_info(index))[16:24] for index in range(9)]
     expected = [0x10000, 0, 0, 0x4000, 0, 0, 2048, 4096, 0]
@@ -376,6 +434,7 @@ def test_every_region_below_num_regions_is_answered(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 3, 6, 7])
+@pytest.mark.vfio_user("12.7.2", "12.7.3", "12.7.4", "12.7.5", "12.7.6", "12.7.7", "12.19.1")
 def test_region_io_fds_are_none(exchange: Exchange, index: int) -> None:
     body = struct.pack("<IIII", 4096, 0, index, 0)
     expected = struct.pack("<IIII", 16, 0, index, 0)
@@ -385,12 +444,14 @@ def test_region_io_fds_are_none(exchange: Exchange, index: int) -> None:
 @pytest.mark.parametrize(
     "body", [(16, 1, 0, 0), (16, 0, 0, 1), (15, 0, 0, 0), (1048577, 0, 0, 0), (16, 0, 9, 0)]
 )
+@pytest.mark.vfio_user("12.7.1")
 def test_region_io_fds_that_are_wrong_are_refused(
     exchange: Exchange, body: tuple[int, int, int, int]
 ) -> None:
     assert exchange.errno(6, struct.pack("<IIII", *body)) == errno.EINVAL
 
 
+@pytest.mark.vfio_user("12.7.1")
 def test_region_io_fds_of_an_absent_region_are_refused(exchange: Exchange) -> None:
     assert exchange.errno(6, struct.pack("<IIII", 16, 0, 1, 0)) == errno.EINVAL
 
@@ -404,6 +465,7 @@ def access(region: int, offset: int, count: int, data: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 @pytest.mark.parametrize("offset", range(8))
+@pytest.mark.vfio_user("12.17.3", "12.21.7")
 def test_config_access_of_every_width_at_every_alignment(
     exchange: Exchange, ops: PciFunction, offset: int, count: int
 ) -> None:
@@ -417,6 +479,7 @@ def test_config_access_of_every_width_at_every_alignment(
     ]
 
 
+@pytest.mark.vfio_user("12.21.7")
 def test_config_space_is_read_in_one_message(exchange: Exchange, ops: PciFunction) -> None:
     head = access(7, 0, CONFIG_SIZE)
     assert exchange.ok(Command.REGION_READ, head) == head + bytes(ops.memory[7])
@@ -424,6 +487,7 @@ def test_config_space_is_read_in_one_message(exchange: Exchange, ops: PciFunctio
 
 @pytest.mark.parametrize("offset", [0, CONFIG_SIZE])
 @pytest.mark.parametrize("command", [9, 10])
+@pytest.mark.vfio_user("12.17.5")
 def test_access_of_no_bytes_succeeds_and_asks_nobody(
     exchange: Exchange, ops: PciFunction, command: int, offset: int
 ) -> None:
@@ -450,6 +514,7 @@ def test_read_request_with_bytes_behind_it_is_answered_in_size(exchange: Exchang
         (0xFFFFFFFF, 0, 1),
     ],
 )
+@pytest.mark.vfio_user("12.17.4")
 def test_access_outside_a_region_is_refused(
     exchange: Exchange, ops: PciFunction, command: int, region: int, offset: int, count: int
 ) -> None:
@@ -459,11 +524,13 @@ def test_access_outside_a_region_is_refused(
 
 
 @pytest.mark.parametrize("count", [(1 << 20) + 1, 0xFFFFFFFF])
+@pytest.mark.vfio_user("12.17.6")
 def test_read_of_more_than_a_transfer_is_refused(exchange: Exchange, count: int) -> None:
     assert exchange.errno(Command.REGION_READ, access(0, 0, count)) == errno.EINVAL
 
 
 @pytest.mark.parametrize("data", [b"", b"123", b"12345"])
+@pytest.mark.vfio_user("12.17.6")
 def test_write_whose_data_does_not_match_its_count_is_refused(
     exchange: Exchange, ops: PciFunction, data: bytes
 ) -> None:

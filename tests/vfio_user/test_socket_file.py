@@ -21,6 +21,7 @@ def bind(path: Path) -> None:
         sock.bind(str(path))
 
 
+@pytest.mark.vfio_user("12.20.1")
 def test_socket_and_lock_appear_and_disappear(path: Path) -> None:
     file = SocketFile(path)
     listener = file.listen()
@@ -118,6 +119,7 @@ def test_socket_that_somebody_replaced_is_left_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing/vf.sock", "x" * 120])
+@pytest.mark.vfio_user("12.20.2")
 def test_path_that_cannot_be_used_is_a_config_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=name[:8]):
         listen_at(tmp_path / name)

@@ -182,10 +182,11 @@ class NetBoot:
 
     def _read(self) -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            event = json.loads(line)
-            self._events.append(event)
-            self._on_event(event)
+        with self.process.stdout as lines:
+            for line in lines:
+                event = json.loads(line)
+                self._events.append(event)
+                self._on_event(event)
 
 
 if __name__ == "__main__":
