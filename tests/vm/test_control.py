@@ -3,20 +3,18 @@
 One guest for all of it, which leaves each test with the VF as it was.
 """
 
-import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emuiavf.cli import main
 from tests.vm.harness import measure
+from tests.vm.harness.backend import control
 from tests.vm.harness.netns import Namespace
 from tests.vm.harness.rig import DEVICE, MAC, TAP, Rig
 
@@ -48,11 +46,7 @@ def emuiavf(rig: Rig) -> Host:
     """A command of ours to this VF; returns what it prints."""
 
     def run(verb: str, *args: str) -> str:
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            code = main([verb, "--control", str(rig.folder / "control"), "vf0", *args])
-        assert code == 0, err.getvalue()
-        return out.getvalue()
+        return control(rig.folder / "control", verb, "vf0", *args)
 
     return run
 

@@ -1,5 +1,6 @@
 """`emuiavf run` as a process of its own, and what one can see of it from outside."""
 
+import io
 import json
 import os
 import select
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from emuiavf.cli import main
 from tests.vm.harness import asked
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,6 +28,15 @@ def vfio_user_device(path: Path, **properties: object) -> list[str]:
         **{key.replace("_", "-"): value for key, value in properties.items()},
     }
     return ["-device", json.dumps(device)]
+
+
+def control(socket: Path, verb: str, *args: str) -> str:
+    """`emuiavf VERB ARGS` to the process with this control socket; returns what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([verb, "--control", str(socket), *args])
+    assert code == 0, err.getvalue()
+    return out.getvalue()
 
 
 class Place(Protocol):

@@ -76,10 +76,21 @@ def iperf_server(run_in: Namespace, cache: Path, port: int = 5201) -> Iterator[N
 
 
 def iperf(
-    vm: Guest, address: str, options: str = "", *, seconds: float = 2, prefix: str = ""
+    vm: Guest,
+    address: str,
+    options: str = "",
+    *,
+    seconds: float = 2,
+    size: str = "",
+    prefix: str = "",
 ) -> Any:
-    """One run of the guest's iperf3 client; returns the `end` object of its JSON."""
-    command = f"{prefix} iperf3 -c {address} -J -i 0 -t {seconds:g} {options}"
+    """One run of the guest's iperf3 client, for a time or until it has sent so much.
+
+    Returns the `end` object of its JSON.
+    """
+    # With an end by size it notices that end when it reports.
+    until = f"-i 0.1 -n {size}" if size else f"-i 0 -t {seconds:g}"
+    command = f"{prefix} iperf3 -c {address} -J {until} {options}"
     code, text = vm.run(command, timeout_s=seconds + 60)
     try:
         found = json.loads(text[text.index("{") :])
