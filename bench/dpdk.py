@@ -45,7 +45,11 @@ class Release:
 
 RELEASES = {
     release.version: release
-    for release in (Release("22.11", "bookworm", "23.0"), Release("24.11", "trixie", "25.0"))
+    for release in (
+        Release("22.11", "bookworm", "23.0"),
+        Release("24.11", "trixie", "25.0"),
+        Release("25.11", "forky", "26.0"),
+    )
 }
 OVS = Release(
     "22.11", "bookworm", "23.0", ("openvswitch-switch-dpdk", "openvswitch-common"), "ovs-bookworm"

@@ -122,6 +122,7 @@ def test_rss_rules_hash_what_they_say(
         assert spread(bench, tester, frames) == expected(rss, frames)
 
 
+@pytest.mark.newest
 def test_port_config_rss_chooses_what_is_hashed(bench: Bench) -> None:
     frames = mixture(8, 250)
     bench.serve("--connect", "emu_iavf0,emu_iavf1", devices=2)
@@ -188,6 +189,7 @@ def wanted(rules: list[model.Rule], rss: model.Rss, frames: list[bytes]) -> list
     return [queues.count(queue) for queue in range(QUEUES)]
 
 
+@pytest.mark.newest
 def test_flow_director_rules_steer_drop_and_end(bench: Bench) -> None:
     frames = mixture(9, 400)
     bench.serve("--connect", "emu_iavf0,emu_iavf1", devices=2)
@@ -213,6 +215,7 @@ def test_flow_director_rules_steer_drop_and_end(bench: Bench) -> None:
         assert spread(bench, tester, frames) == expected(rss, frames)
 
 
+@pytest.mark.newest
 def test_marks_reach_the_program(bench: Bench) -> None:
     frames = mixture(10, 100)
     bench.serve("--connect", "emu_iavf0,emu_iavf1", devices=2)

@@ -33,6 +33,7 @@ def assert_unchanged(tester: Tester, frames: list[bytes]) -> None:
     assert [frame.data for frame in tester.exchange(frames)] == frames
 
 
+@pytest.mark.newest
 def test_probe_link_and_quit(bench: Bench) -> None:
     backend = bench.serve("--connect", "emu_iavf0", options=",mac=02:aa:00:00:00:01")
     with bench.testpmd() as testpmd:
@@ -116,6 +117,7 @@ def test_macswap_swaps_and_changes_nothing_else(bench: Bench) -> None:
     ]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("bits", [64, 128, 256, 512], ids=["scalar", "sse", "avx2", "avx512"])
 def test_every_vector_path_forwards_unchanged(bench: Bench, bits: int) -> None:
     flag = {256: "avx2", 512: "avx512bw"}.get(bits)
@@ -148,6 +150,7 @@ def test_jumbo_frames_are_scattered_and_gathered(bench: Bench) -> None:
             assert_unchanged(tester, mixed_frames(60, largest=9014))
 
 
+@pytest.mark.newest
 def test_csum_engine_fills_in_and_verifies_checksums(bench: Bench) -> None:
     frames = []
     for size in (1, 20, 700, 1400):
@@ -176,6 +179,7 @@ def test_csum_engine_fills_in_and_verifies_checksums(bench: Bench) -> None:
     assert ("ip", "0") in counted
 
 
+@pytest.mark.newest
 def test_tso_cuts_segments(bench: Bench) -> None:
     options = [*JUMBO, f"--tx-offloads={CHECKSUMS_AND_TSO:#x}"]
     payload = bytes(range(251)) * 35
@@ -196,6 +200,7 @@ def test_tso_cuts_segments(bench: Bench) -> None:
     assert [packet[TCP].flags.P for packet in packets] == [False] * (len(packets) - 1) + [True]
 
 
+@pytest.mark.newest
 def test_four_queues_with_rss(bench: Bench) -> None:
     options = ["--rxq=4", "--txq=4", "--rss-udp"]
     flows = [
@@ -215,6 +220,7 @@ def test_four_queues_with_rss(bench: Bench) -> None:
     assert sum(received) == len(flows)
 
 
+@pytest.mark.newest
 def test_vlan_strip_and_insert(bench: Bench) -> None:
     inner = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(bytes(100))
     tagged = bytes(Ether(src="02:00:00:00:00:01") / Dot1Q(vlan=5, prio=3) / inner)
@@ -254,6 +260,7 @@ def test_vlan_filters_of_both_versions(bench: Bench, caps: str) -> None:
         assert tester.receive(1)[0].data == plain
 
 
+@pytest.mark.newest
 def test_qinq_passes_and_its_outer_tag_is_stripped(bench: Bench) -> None:
     inner = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(bytes(100))
     ether = Ether(src="02:00:00:00:00:01", dst="ff:ff:ff:ff:ff:ff")
@@ -284,6 +291,7 @@ def test_keep_crc(bench: Bench) -> None:
         assert_unchanged(tester, [tagged])
 
 
+@pytest.mark.newest
 def test_port_stop_start_and_reset(bench: Bench) -> None:
     with connect(bench) as tester, bench.testpmd() as testpmd:
         frames = mixed_frames(200)
