@@ -12,13 +12,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from emuiavf._atomic cimport (
-    exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_relaxed_u64, store_release_u32,
-    store_seq_ptr, store_seq_u32, swap_if_u32,
+    exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_release_u32, store_seq_ptr,
+    store_seq_u32, swap_if_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
 from emuiavf._ring_irq cimport vector_event, vf_poll, vf_wake
 from emuiavf._ring_put cimport vf_put
-from emuiavf._ring_rate cimport tx_done_limited, tx_take_limited
+from emuiavf._ring_rate cimport limit_ring, limit_vf
 from emuiavf._ring_spoil cimport vf_put_spoilt
 from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT,
@@ -36,7 +36,7 @@ from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_s
 from emuiavf.datapath._switch cimport filter_build
 
 from emuiavf._rxdid import Rxdid
-from emuiavf.emudev.info import RxFilter
+from emuiavf.emudev.info import DEFAULT_QUANTA, RxFilter
 from emuiavf.errors import MemoryFault, StateError
 
 
@@ -59,6 +59,11 @@ cdef enum:
     VFINT_DYN_CTL0 = 0x5C00
     ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
     FAULT_TOLD = 0x100      # beside a Fault: take_faults has told it; the queue stays stopped
+
+# Mb/s that fit where Kb/s are kept.
+cdef enum:
+    KBPS = 1000
+    MAX_RATE = 4_000_000
 
 cdef tuple FAULT_TEXT = (
     "", "tail beyond the ring", "descriptor ring is not mapped", "buffer address is not mapped",
@@ -148,7 +153,7 @@ cdef class Vf(Endpoint):
             self.tx[i].source.take = tx_take
             self.tx[i].source.done = tx_done
             self.tx[i].source.fd = -1
-            self.tx[i].budget = BURST_BYTES
+            self.tx[i].budget = self.tx[i].quantum = BURST_BYTES
             self.tx[i].source.row = &table[n + i, 0]
             self.tx[i].state = &self.states[n + i]
             self.tx[i].tail = <uint32_t *>self._page + i
@@ -429,6 +434,18 @@ cdef class Vf(Endpoint):
         self.run.outer_tpid = vlan.insert_outer or ETHER_VLAN
         self._publish_set(fresh)
 
+    def set_tx_shaping(self, shaping) -> None:
+        """Hold each Tx ring to its own rate and turn of emudev.info.TxShaping.
+
+        A worker that has begun a turn may end it by what was before.
+        """
+        cdef int i
+        cdef uint32_t rate, quantum
+        for i in range(self.max_queue_pairs):
+            rate = shaping.peaks.get(i, 0)
+            quantum = min(shaping.quanta.get(i, DEFAULT_QUANTA), DEFAULT_QUANTA)
+            limit_ring(&self.run, i, rate, quantum * (BURST_BYTES // DEFAULT_QUANTA))
+
     def set_bus_master(self, bint enabled) -> None:
         """Off: after the next grace no byte of guest memory is touched and no vector fires.
 
@@ -519,12 +536,9 @@ cdef class Vf(Endpoint):
     def set_rate(self, uint32_t max_rate) -> None:
         """Hold frames in the Tx rings so that all of them together send at most so many Mb/s; 0
         ends that.  A worker that has begun a turn may end it by the old limit."""
-        cdef int i
-        store_relaxed_u64(&self.run.paid_ns, monotonic_ns())
-        store_release_u32(&self.run.max_rate, max_rate)
-        for i in range(self.max_queue_pairs):
-            self.tx[i].source.take = tx_take_limited if max_rate else tx_take
-            self.tx[i].source.done = tx_done_limited if max_rate else tx_done
+        if max_rate > MAX_RATE:
+            raise ValueError(f"{max_rate} Mb/s: at most {MAX_RATE}")
+        limit_vf(&self.run, max_rate * KBPS)
 
     @property
     def interrupts_left(self) -> int:

@@ -1,8 +1,10 @@
 """See _ring_rate.pyx."""
 
-from emuiavf.datapath._frame cimport Burst, Source
+from libc.stdint cimport uint32_t
+from emuiavf._ring_state cimport VfRun
 
 
-# Source.take and Source.done of a Tx ring of a VF with a rate limit.
-cdef int tx_take_limited(Source *source, Burst *burst) noexcept nogil
-cdef void tx_done_limited(Source *source, Burst *burst, int count) noexcept nogil
+# Hold all Tx rings of a VF together to so many Kb/s, 0 for no limit.
+cdef void limit_vf(VfRun *vf, uint32_t rate) noexcept
+# Hold one ring to so many Kb/s, 0 for no limit, and to turns of so many bytes.
+cdef void limit_ring(VfRun *vf, uint32_t index, uint32_t rate, uint32_t quantum) noexcept

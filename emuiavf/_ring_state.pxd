@@ -96,6 +96,12 @@ cdef enum:
     STRIP_INNER = 1
 
 
+# A token bucket, kept as a time: up to `paid_ns` the limit is used up.
+cdef struct Bucket:
+    uint32_t rate          # Kb/s; 0: no limit
+    uint64_t paid_ns       # atomic
+
+
 # What put() reads of a VF: immutable, published.
 cdef struct RxSet:
     uint64_t enabled[4]    # bit per queue
@@ -130,8 +136,7 @@ cdef struct VfRun:
     # What the host imposes.
     TxRun *tx
     uint32_t tx_turn       # the Tx ring that goes first when there is something to be sent
-    uint32_t max_rate      # of all Tx rings together, Mb/s; 0: no limit
-    uint64_t paid_ns       # until then the limit is used up, atomic
+    Bucket limit           # of all Tx rings together
     uint32_t lose_irqs     # interrupts still to be lost, atomic
     uint32_t outer_tpid    # of tags inserted from L2TAG2
     uint32_t spoil         # received frames still to be spoilt, atomic
@@ -167,7 +172,10 @@ cdef struct TxRun:
     uint32_t plain         # those of one descriptor that asks for nothing, by number
     uint32_t reports       # ... and those of them with RS
     uint32_t budget        # bytes that a take may begin a frame within
-    uint64_t owed          # bits sent that are less than a nanosecond of the limit
+    uint64_t owed          # bits sent that are less than a nanosecond of the VF's limit ...
+    uint64_t own_owed      # ... and of the ring's own
+    Bucket limit           # what the guest has asked for
+    uint32_t quantum       # bytes that its turn may begin a frame within, BURST_BYTES at most
 
 
 cdef struct VfPoller:

@@ -27,6 +27,7 @@ from emuiavf.emudev.info import (
     RxQueueConfig,
     Sink,
     TxQueueConfig,
+    TxShaping,
     VectorMap,
     VlanOffload,
 )
@@ -297,6 +298,11 @@ class EmuDevice:
         for sink in self._active():
             sink.set_vlan_offload(vlan)
 
+    def set_tx_shaping(self, shaping: TxShaping) -> None:
+        self._shaping = shaping
+        for sink in self._active():
+            sink.set_tx_shaping(shaping)
+
     def set_bus_master(self, enabled: bool) -> None:
         self._bus_master = enabled
         for sink in self._active():
@@ -325,6 +331,7 @@ class EmuDevice:
         self._rss = RssConfig()
         self._flows = ()
         self._vlan = VlanOffload()
+        self._shaping = TxShaping()
 
     def _replay(self, sink: Sink) -> None:
         """Bring `sink` from its reset state to what is true now; queues run last."""
@@ -336,6 +343,7 @@ class EmuDevice:
         sink.set_rss(self._rss)
         sink.set_flows(self._flows)
         sink.set_vlan_offload(self._vlan)
+        sink.set_tx_shaping(self._shaping)
         if self._vectors:
             sink.map_vectors(tuple(self._vectors.values()))
         for tx in self._tx.values():

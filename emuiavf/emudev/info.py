@@ -212,6 +212,22 @@ class VlanOffload:
     insert_outer: int = 0
 
 
+DEFAULT_QUANTA = 1024
+"""What `TxShaping.quanta` is of a queue that is not named: the usual turn."""
+
+
+@dataclass(frozen=True)
+class TxShaping:
+    """How the guest wants its Tx queues to send, by their indexes.
+
+    `peaks`: at most so many Kb/s (0 does not occur).  `quanta`: its turn among other queues is that
+    part of the usual one which `quanta` is of DEFAULT_QUANTA; what is above it changes nothing.
+    """
+
+    peaks: Mapping[int, int] = field(default_factory=dict)
+    quanta: Mapping[int, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class EthStats:
     """The twelve counters of virtchnl GET_STATS, in its order.  rx_bytes includes the FCS."""
@@ -247,6 +263,7 @@ class Sink(Protocol):
     def set_rss(self, rss: RssConfig) -> None: ...
     def set_flows(self, rules: Sequence[FlowRule]) -> None: ...
     def set_vlan_offload(self, vlan: VlanOffload) -> None: ...
+    def set_tx_shaping(self, shaping: TxShaping) -> None: ...
     def set_bus_master(self, enabled: bool) -> None: ...
     def memory_changed(self) -> None: ...
     def reset(self) -> None: ...

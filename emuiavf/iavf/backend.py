@@ -15,6 +15,7 @@ from emuiavf.emudev.info import (
     RxFilter,
     RxQueueConfig,
     TxQueueConfig,
+    TxShaping,
     VectorMap,
     VlanOffload,
 )
@@ -49,6 +50,7 @@ class RingBackend:
             watch=device.watch,
         )
         self._max_rate = 0
+        self._shaping = TxShaping()
         engine.add(self._vf)
         emu.subscribe(self)
         device.connect(self)
@@ -90,7 +92,7 @@ class RingBackend:
             self._vf.set_eventfd(vector, -1 if eventfd is None else eventfd)
         self._settle()
 
-    # Of these four a worker sees the old until the end of its turn, which harms nobody.
+    # Of these five a worker sees the old until the end of its turn, which harms nobody.
 
     def set_rx_filter(self, rx_filter: RxFilter) -> None:
         if rx_filter != self._vf.rx_filter:
@@ -110,6 +112,12 @@ class RingBackend:
     def set_vlan_offload(self, vlan: VlanOffload) -> None:
         self._vf.set_vlan(vlan)
         self._limit_retired()
+
+    def set_tx_shaping(self, shaping: TxShaping) -> None:
+        if shaping != self._shaping:
+            self._shaping = shaping
+            self._vf.set_tx_shaping(shaping)
+            self.wake()
 
     def set_bus_master(self, enabled: bool) -> None:
         self._vf.set_bus_master(enabled)

@@ -10,6 +10,7 @@ from emuiavf.emudev.info import (
     RxFilter,
     RxQueueConfig,
     TxQueueConfig,
+    TxShaping,
     VectorMap,
     VlanOffload,
 )
@@ -64,6 +65,9 @@ class Datapath:
 
     def set_vlan_offload(self, vlan: VlanOffload) -> None:
         self._emu.set_vlan_offload(vlan)
+
+    def set_tx_shaping(self, shaping: TxShaping) -> None:
+        self._emu.set_tx_shaping(shaping)
 
     def set_bus_master(self, enabled: bool) -> None:
         self._emu.set_bus_master(enabled)

@@ -30,6 +30,7 @@ GRANTED = (
     | Cap.ADV_RSS_PF
     | Cap.FDIR_PF
     | Cap.TC_U32
+    | Cap.QOS
 )
 """What a VF gets when it asks.  A bit stands here only when all of its opcodes are served."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from emuiavf.errors import PeerError
 from emuiavf.policy import VfPolicy
-from emuiavf.virtchnl import adv_rss, fdir, filters, link, queues, resources, rss, stats, vlan
+from emuiavf.virtchnl import adv_rss, fdir, filters, link, qos, queues, resources, rss, stats, vlan
 from emuiavf.virtchnl.messages import VirtchnlError, decode
 from emuiavf.virtchnl.ops import RSS_KEY_SIZE, Cap, Op, Status
 from emuiavf.virtchnl.resources import ResetRequest
@@ -85,6 +85,10 @@ RULES: dict[Op, Rule] = {
     Op.DISABLE_VLAN_STRIPPING_V2: Rule(vlan.on_disable_vlan_stripping_v2, _ACTIVE, Cap.VLAN_V2),
     Op.ENABLE_VLAN_INSERTION_V2: Rule(vlan.on_enable_vlan_insertion_v2, _ACTIVE, Cap.VLAN_V2),
     Op.DISABLE_VLAN_INSERTION_V2: Rule(vlan.on_disable_vlan_insertion_v2, _ACTIVE, Cap.VLAN_V2),
+    Op.GET_QOS_CAPS: Rule(qos.on_get_qos_caps, _ACTIVE, Cap.QOS),
+    Op.CONFIG_QUEUE_TC_MAP: Rule(qos.on_config_queue_tc_map, _ACTIVE, Cap.QOS),
+    Op.CONFIG_QUEUE_BW: Rule(qos.on_config_queue_bw, _ACTIVE, Cap.QOS),
+    Op.CONFIG_QUANTA: Rule(qos.on_config_quanta, _ACTIVE, Cap.QOS),
 }
 
 _SERVED = {int(op): op for op in RULES}

@@ -16,6 +16,7 @@ from emuiavf.emudev.info import (
     RxQueueConfig,
     Sink,
     TxQueueConfig,
+    TxShaping,
     VectorMap,
     VlanOffload,
 )
@@ -90,6 +91,7 @@ class VfConfig:
     promisc: Promisc = Promisc.NONE
     vlans: frozenset[int] = frozenset()
     vlan_offload: VlanOffload = field(default_factory=VlanOffload)
+    tx_shaping: TxShaping = field(default_factory=TxShaping)
     tx: Mapping[int, TxQueueConfig] = field(default_factory=dict)
     rx: Mapping[int, RxQueueConfig] = field(default_factory=dict)
     tx_enabled: int = 0
@@ -165,6 +167,7 @@ class Vf:
         self.datapath.set_rss(self.config.rss)
         self.datapath.set_flows(())
         self.datapath.set_vlan_offload(self.config.vlan_offload)
+        self.datapath.set_tx_shaping(self.config.tx_shaping)
 
     def update(self, **changes: Any) -> None:
         """Replace fields of `config`; the data path knows already."""

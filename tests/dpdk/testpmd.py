@@ -35,10 +35,11 @@ class Testpmd:
         core: int = 0,
         memory: Sequence[str] = ("--no-huge", "-m", "128"),
         before: Sequence[str] = (),
+        devargs: str = "",
     ) -> None:
         """`devices` are those of `emuiavf exec`; main and forwarding thread share a core.
 
-        `before` is a command that all of it is an argument of.
+        `before` is a command that all of it is an argument of; `devargs` are for net_iavf.
         """
         addresses = [device.partition("addr=")[2] for device in devices]
         self.command = [*before, sys.executable, "-m", "emuiavf", "exec"]
@@ -47,7 +48,7 @@ class Testpmd:
         self.command += ["--", *dpdk.command("usr/bin/dpdk-testpmd"), "--lcores", f"(0,1)@{core}"]
         self.command += [*memory, "--no-telemetry", "--file-prefix", f"emuiavf{os.getpid()}-{core}"]
         for address in addresses:
-            self.command += ["-a", address]
+            self.command += ["-a", ",".join(filter(None, [address, devargs]))]
         self.command += [*dpdk.drivers(), *eal, "--", "-i", "--total-num-mbufs=16384", *options]
         self.said = b""
         self._terminal = -1

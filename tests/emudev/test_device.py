@@ -22,6 +22,7 @@ from emuiavf.emudev.info import (
     RxFilter,
     RxQueueConfig,
     TxQueueConfig,
+    TxShaping,
     VectorMap,
     VlanOffload,
 )
@@ -91,6 +92,7 @@ class Rig:
         self.emu.set_rss(RssConfig(hena=1))
         self.emu.set_flows((RULE,))
         self.emu.set_vlan_offload(VlanOffload(strip=True))
+        self.emu.set_tx_shaping(TxShaping({1: 500}))
         self.emu.map_vectors([MAP3])
         self.emu.configure_tx(TX1)
         self.emu.configure_rx(RX1)
@@ -110,6 +112,7 @@ REPLAY = [
     ("set_rss", RssConfig(hena=1)),
     ("set_flows", (RULE,)),
     ("set_vlan_offload", VlanOffload(strip=True)),
+    ("set_tx_shaping", TxShaping({1: 500})),
     ("map_vectors", (MAP3,)),
     ("configure_tx", TX1),
     ("configure_rx", RX1),
@@ -155,7 +158,7 @@ def test_configure_refused_changes_nothing(rig: Rig, conf: DeviceConf) -> None:
 
 def test_pushed_facts_reach_a_subscriber_in_order(rig: Rig) -> None:
     rig.started().push_all()
-    assert rig.sink.calls == [*REPLAY[1:7], ("map_vectors", [MAP3]), *REPLAY[8:]]
+    assert rig.sink.calls == [*REPLAY[1:8], ("map_vectors", [MAP3]), *REPLAY[9:]]
 
 
 def test_subscribe_replays_what_is_true_now(rig: Rig) -> None:
@@ -261,6 +264,7 @@ def test_reset_forgets_queues_but_keeps_eventfds_and_bus_master(rig: Rig) -> Non
         ("set_rss", RssConfig()),
         ("set_flows", ()),
         ("set_vlan_offload", VlanOffload()),
+        ("set_tx_shaping", TxShaping()),
     ]
 
 

@@ -202,6 +202,10 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
         Op.DISABLE_VLAN_STRIPPING_V2: setting,
         Op.ENABLE_VLAN_INSERTION_V2: setting,
         Op.DISABLE_VLAN_INSERTION_V2: setting,
+        Op.GET_QOS_CAPS: (None, ()),
+        Op.CONFIG_QUEUE_TC_MAP: (m.QueueTcMap(1, 1, 4), (m.TcQueues(0, 4),)),
+        Op.CONFIG_QUEUE_BW: (m.QueueBwList(1), (m.QueueBw(1, 0, 0, 20_000),)),
+        Op.CONFIG_QUANTA: (m.QuantaConfig(512, 0, 0, 2), ()),
     }
 
 

@@ -121,6 +121,8 @@ def dpdk() -> list[Step]:
         lut(bytes(i % 2 for i in range(64))),
         key(),
         hena(0x7F9F_E000_0000),
+        (Op.GET_QOS_CAPS, None, ()),
+        (Op.CONFIG_QUANTA, m.QuantaConfig(256, 0, 0, 2), ()),
         queues(*rings),
         vectors(m.VectorEntry(1, 1, 3, 0, 0, 0)),
         addresses(Op.ADD_ETH_ADDR, m.EtherAddr(MAC, 1)),

@@ -45,6 +45,10 @@ LENGTHS = {
     Op.DISABLE_VLAN_STRIPPING_V2: (16, 16),
     Op.ENABLE_VLAN_INSERTION_V2: (16, 16),
     Op.DISABLE_VLAN_INSERTION_V2: (16, 16),
+    Op.GET_QOS_CAPS: (0, 0),
+    Op.CONFIG_QUEUE_TC_MAP: (12, 12),
+    Op.CONFIG_QUEUE_BW: (16, 16),
+    Op.CONFIG_QUANTA: (12, 12),
 }
 LISTS: dict[Op, m.Tail] = {op: made.tail for op, made in m.LAYOUTS.items() if made.tail}
 MAX_COUNTS = {
@@ -58,6 +62,8 @@ MAX_COUNTS = {
     Op.DEL_VLAN: 2045,
     Op.ADD_VLAN_V2: 127,
     Op.DEL_VLAN_V2: 127,
+    Op.CONFIG_QUEUE_TC_MAP: 1022,
+    Op.CONFIG_QUEUE_BW: 341,
 }
 # A 1.0 VF sends no capabilities, so this request may be empty as far as its layout goes.
 TOO_SHORT = [

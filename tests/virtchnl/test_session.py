@@ -24,6 +24,12 @@ NEEDS = {
         Op.SET_RSS_HENA,
         Op.CONFIG_RSS_HFUNC,
     },
+    Cap.QOS: {
+        Op.GET_QOS_CAPS,
+        Op.CONFIG_QUEUE_TC_MAP,
+        Op.CONFIG_QUEUE_BW,
+        Op.CONFIG_QUANTA,
+    },
     Cap.VLAN: {Op.ADD_VLAN, Op.DEL_VLAN, Op.ENABLE_VLAN_STRIPPING},
     Cap.VLAN_V2: {
         Op.GET_OFFLOAD_VLAN_V2_CAPS,
@@ -183,6 +189,7 @@ def test_new_session_tells_the_data_path_its_defaults() -> None:
         "set_rss",
         "set_flows",
         "set_vlan_offload",
+        "set_tx_shaping",
     ]
 
 

@@ -18,6 +18,16 @@ from emuiavf.virtchnl.messages.flows import (
     RssCfg as RssCfg,
     raw_pattern as raw_pattern,
 )
+from emuiavf.virtchnl.messages.qos import (
+    QosCap as QosCap,
+    QosCapList as QosCapList,
+    QuantaConfig as QuantaConfig,
+    QueueBw as QueueBw,
+    QueueBwList as QueueBwList,
+    QueueTcMap as QueueTcMap,
+    TcPriorities as TcPriorities,
+    TcQueues as TcQueues,
+)
 from emuiavf.virtchnl.messages.queues import (
     IrqMap as IrqMap,
     QueuePair as QueuePair,

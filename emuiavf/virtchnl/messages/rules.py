@@ -13,6 +13,14 @@ from emuiavf.errors import PeerError
 from emuiavf.layout import Wire
 from emuiavf.virtchnl.messages.filters import EtherAddr, EtherAddrList, PromiscInfo
 from emuiavf.virtchnl.messages.flows import FdirAdd, FdirDel, RssCfg
+from emuiavf.virtchnl.messages.qos import (
+    QosCapList,
+    QuantaConfig,
+    QueueBw,
+    QueueBwList,
+    QueueTcMap,
+    TcQueues,
+)
 from emuiavf.virtchnl.messages.queues import (
     IrqMap,
     QueuePair,
@@ -133,6 +141,10 @@ LAYOUTS: dict[Op, Layout] = {
     Op.DISABLE_VLAN_STRIPPING_V2: Layout(VlanSetting),
     Op.ENABLE_VLAN_INSERTION_V2: Layout(VlanSetting),
     Op.DISABLE_VLAN_INSERTION_V2: Layout(VlanSetting),
+    Op.GET_QOS_CAPS: Layout(None),
+    Op.CONFIG_QUEUE_TC_MAP: _list(QueueTcMap, TcQueues, "num_tc"),
+    Op.CONFIG_QUEUE_BW: _list(QueueBwList, QueueBw, "num_queues"),
+    Op.CONFIG_QUANTA: Layout(QuantaConfig),
 }
 
 REPLIES: dict[Op, type[Wire]] = {
@@ -146,8 +158,11 @@ REPLIES: dict[Op, type[Wire]] = {
     Op.REQUEST_QUEUES: QueueRequest,
     Op.GET_SUPPORTED_RXDIDS: SupportedRxdids,
     Op.GET_OFFLOAD_VLAN_V2_CAPS: VlanCaps,
+    Op.GET_QOS_CAPS: QosCapList,
+    Op.CONFIG_QUEUE_TC_MAP: QueueTcMap,
 }
-"""Structures of the messages that the PF sends with data; every other reply is empty."""
+"""Structures of the messages that the PF sends with data, of lists the header; every other reply is
+empty."""
 
 
 def decode(op: Op, body: bytes) -> Request:
