@@ -12,6 +12,7 @@ from emuiavf.virtchnl.resources import GRANTED
 from emuiavf.virtchnl.session import RULES
 from tests import compatibility
 from tests.compatibility import PAGE, ROOT, Page, faults, functions, parse, read, unclaimed
+from tests.dpdk import conftest as dpdk
 from tests.vm import conftest as vm
 from tests.vm.harness.fetch import IPXE_SUITES
 
@@ -25,7 +26,8 @@ def versions(test: str) -> set[str]:
     """What may stand for the first parameter of a test."""
     path = ROOT / test.partition("::")[0]
     if path.parent.name == "dpdk":
-        return set(RELEASES)
+        is_newest = "newest" in marks(path, test.partition("::")[2])
+        return set(RELEASES) if is_newest else set(RELEASES) - {dpdk.NEWEST}
     if path.name == "test_ipxe.py":
         return set(IPXE_SUITES)
     if path.parent.name != "vm":
@@ -34,6 +36,20 @@ def versions(test: str) -> set[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "KERNELS":
             return set(ast.literal_eval(node.value))
     return set(vm.KERNELS)
+
+
+def marks(path: Path, name: str) -> set[str]:
+    """The marks without arguments of a test."""
+    (test,) = (
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    return {
+        node.attr
+        for node in test.decorator_list
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pytest.mark"
+    }
 
 
 def test_every_test_that_is_named_exists(page: Page) -> None:
@@ -153,6 +169,15 @@ def test_what_the_report_does_not_show_is_said(
 def test_one_instance_of_several_may_be_skipped(tmp_path: Path) -> None:
     cases = {**ALL, "test_up[6.1-y]": "<skipped />"}
     assert faults(parse(TEXT), report(tmp_path, cases)) == []
+
+
+def test_a_version_that_cannot_be_had_is_no_fault(tmp_path: Path) -> None:
+    page = parse(TEXT.replace("DPDK 24.11", "DPDK 25.11"))
+    cases = {name.replace("24.11", "25.11"): inner for name, inner in ALL.items()}
+    gone = {name: "<skipped />" if "25.11" in name else cases[name] for name in cases}
+    assert faults(page, report(tmp_path, gone)) == []
+    wrong = {**gone, "test_other[25.11]": "<failure />"}
+    assert len(faults(page, report(tmp_path, wrong))) == 1
 
 
 def test_what_was_answered_and_is_not_claimed_is_said(tmp_path: Path) -> None:
