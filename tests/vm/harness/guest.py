@@ -115,6 +115,7 @@ class Guest:
         shared: bool = True,
         reboot: bool = False,
         firmware: Path | None = None,
+        initramfs: Path | None = None,
     ) -> None:
         self.log = log
         self._serial = 0
@@ -142,7 +143,7 @@ class Guest:
             command += ["-kernel", str(firmware)]
         else:
             command += ["-kernel", str(cache / "kernels" / kernel / "vmlinux")]
-            command += ["-initrd", str(cache / "initramfs" / f"{kernel}.cpio")]
+            command += ["-initrd", str(initramfs or cache / "initramfs" / f"{kernel}.cpio")]
             command += ["-append", kernel_arguments(load, append, reboot=reboot)]
         command += list(qemu)
         self.command = command

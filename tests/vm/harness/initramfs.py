@@ -197,17 +197,22 @@ def module_name(path):
 
 
 class Root:
-    """Files of the extracted Debian packages."""
+    """Files of the extracted Debian packages, in folders; the first that has one counts."""
 
-    def __init__(self, top):
-        self.top = top
+    def __init__(self, *tops):
+        self.tops = tops
+
+    def place(self, path):
+        """Where a path, or a link of that name, is on this machine."""
+        places = [os.path.join(top, path) for top in self.tops]
+        return next((place for place in places if os.path.lexists(place)), places[0])
 
     def chain(self, path):
         """The links that lead from a path to a file, as (path, target), and the file's path."""
         path = os.path.normpath(path.lstrip("/"))
         links = []
         for _ in range(20):
-            full = os.path.join(self.top, path)
+            full = self.place(path)
             if not os.path.islink(full):
                 return links, path if os.path.exists(full) else None
             target = os.readlink(full)
@@ -222,7 +227,7 @@ class Root:
     def resolve(self, path):
         """The place on this machine of a path's file, following links there, or None."""
         path = self.chain(path)[1]
-        return path and os.path.join(self.top, path)
+        return path and self.place(path)
 
     def program(self, name):
         """The path of a program given by name or by path, or None."""
@@ -266,7 +271,7 @@ def add_path(cpio, root, path, done):
     for link, target in links:
         cpio.link(link, target)
     if real not in cpio.names:
-        add_program(cpio, root, os.path.join(root.top, real), real, done)
+        add_program(cpio, root, root.place(real), real, done)
 
 
 def load_module(path, zstd):
@@ -384,6 +389,13 @@ def main():
         "there (default: %(default)s)",
     )
     parser.add_argument(
+        "--root",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="more unpacked packages, beside those of the cache",
+    )
+    parser.add_argument(
         "--add",
         action="append",
         default=[],
@@ -413,7 +425,7 @@ def main():
 
     folder, info = kernel_folder(args.cache, args.kernel)
     release = info["release"]
-    root = Root(os.path.join(args.cache, "root"))
+    root = Root(os.path.join(args.cache, "root"), *args.root)
     output = args.output or os.path.join(
         args.cache, "initramfs", os.path.basename(folder) + ".cpio"
     )
@@ -427,7 +439,12 @@ def main():
         with open(manifest, "rb") as handle:
             key.update(handle.read())
     key.update(
-        repr((info, args.modules, args.programs, args.add, args.add_root, args.compress)).encode()
+        repr(
+            (
+                *(info, args.modules, args.programs, args.root, args.add, args.add_root),
+                args.compress,
+            )
+        ).encode()
     )
     watched = [item.rpartition(":")[0] for item in args.add]
     watched += [path for path in (args.rc, args.init) if path]
@@ -482,11 +499,12 @@ def main():
     add_path(cpio, root, "usr/lib/x86_64-linux-gnu/libgcc_s.so.1", done)
     for path in args.add_root:
         path = path.strip("/")
-        full = os.path.join(root.top, path)
+        full = root.place(path)
         if os.path.isdir(full):
             for top, _dirs, files in os.walk(full):
                 for name in sorted(files):
-                    add_path(cpio, root, os.path.relpath(os.path.join(top, name), root.top), done)
+                    inner = os.path.relpath(os.path.join(top, name), full)
+                    add_path(cpio, root, os.path.join(path, inner), done)
         else:
             add_path(cpio, root, path, done)
     for item in args.add:
