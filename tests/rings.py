@@ -140,6 +140,15 @@ class Driver:
         both = (1 << self.queues) - 1
         self.vf.enable(both, both)
 
+    def configure_tx_anew(self, engine):
+        """Stop the first Tx queue, lay its ring out and start it: at slot 0 once more."""
+        self.vf.disable(0, 1)
+        engine.publish()
+        self.vf.configure_tx(TxQueueConfig(0, self.ring_len, self.tx_ring[0]))
+        self.tx_next[0] = 0
+        self.vf.enable(0, 1)
+        engine.publish()
+
     def qword(self, address):
         return struct.unpack_from("<Q", self.memory, address)[0]
 

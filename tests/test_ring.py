@@ -89,17 +89,13 @@ def test_nothing_is_written_beyond_the_tail_or_the_end_of_a_ring():
         moved = driver.take(size + 256) + 128
         driver.memory[moved - 128 : moved + size + 128] = around * (size // 128 + 2)
         rings[driver] = (moved, size)
-        driver.vf.disable(1, 1)
-        engine.publish()
-        if driver is a:
-            a.tx_ring[0] = moved
-            a.vf.configure_tx(TxQueueConfig(0, 32, moved))
-            a.vf.enable(0, 1)
-        else:
-            b.rx_ring[0] = moved
-            b.vf.configure_rx(RxQueueConfig(0, 32, moved, 2048, 9728, writeback=b.rxdid))
-            b.vf.enable(1, 0)
-        engine.publish()
+    a.tx_ring[0], b.rx_ring[0] = rings[a][0], rings[b][0]
+    a.configure_tx_anew(engine)
+    b.vf.disable(1, 0)
+    engine.publish()
+    b.vf.configure_rx(RxQueueConfig(0, 32, b.rx_ring[0], 2048, 9728, writeback=b.rxdid))
+    b.vf.enable(1, 0)
+    engine.publish()
     b.post(20)
     for _ in range(19):
         a.send(frame(64))
@@ -534,12 +530,7 @@ def test_malformed_transmit_stops_the_queue_until_it_is_configured(reason):
     assert a.vf.take_faults() == []
     assert a.rows[1][8] == 1
     assert b.receive() == []
-    a.vf.disable(0, 1)
-    engine.publish()
-    a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
-    a.tx_next[0] = 0
-    a.vf.enable(0, 1)
-    engine.publish()
+    a.configure_tx_anew(engine)
     a.send(frame(64))
     engine.step()
     assert [f.data for f in b.receive()] == [frame(64)]

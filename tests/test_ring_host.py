@@ -237,7 +237,8 @@ def test_checksum_that_the_device_was_to_fill_in_is_reported_bad(size: int) -> N
     assert spoilt.data == turned(partial, min(len(data), 128) - 1)
 
 
-def test_lost_interrupt_disarms_and_is_repeated_on_request() -> None:
+def with_lost_interrupt() -> tuple[Engine, Driver, Driver, int]:
+    """A frame whose interrupt did not come; last the receiver's eventfd."""
     engine, a, b = pair()
     event = b.vector()
     b.post(8)
@@ -245,6 +246,11 @@ def test_lost_interrupt_disarms_and_is_repeated_on_request() -> None:
     b.arm()
     a.send(frame(mac(1), 64))
     engine.step(2)
+    return engine, a, b, event
+
+
+def test_lost_interrupt_disarms_and_is_repeated_on_request() -> None:
+    engine, a, b, event = with_lost_interrupt()
     assert (signalled(event), b.registers[DYN_CTLN // 4] & 1) == (0, 0)
     assert (b.vf.interrupts_left, b.vf.interrupts_missing) == (0, True)
     b.vf.repeat_interrupts()
@@ -256,13 +262,7 @@ def test_lost_interrupt_disarms_and_is_repeated_on_request() -> None:
 
 
 def test_reset_forgets_the_lost_interrupt() -> None:
-    engine, a, b = pair()
-    event = b.vector()
-    b.post(8)
-    b.vf.lose_interrupts(1)
-    b.arm()
-    a.send(frame(mac(1), 64))
-    engine.step(2)
+    _, _, b, event = with_lost_interrupt()
     b.vf.disable(1, 1)
     b.vf.forget()
     b.vf.repeat_interrupts()
@@ -284,16 +284,10 @@ def test_hanging_queues_go_on_where_they_stood() -> None:
 
 
 def test_hang_ends_when_the_queue_is_configured_anew() -> None:
-    from emuiavf.emudev.info import TxQueueConfig
-
     engine, a, b = pair()
     b.post(4)
     a.vf.hang_tx(True)
-    a.vf.disable(0, 1)
-    engine.publish()
-    a.vf.configure_tx(TxQueueConfig(0, a.ring_len, a.tx_ring[0]))
-    a.vf.enable(0, 1)
-    engine.publish()
+    a.configure_tx_anew(engine)
     a.send(frame(mac(1), 64))
     engine.step()
     assert (a.vf.tx_hangs, len(b.receive())) == (False, 1)

@@ -5,7 +5,6 @@ still use it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
@@ -157,11 +156,11 @@ class RingBackend:
     def take_faults(self) -> list[tuple[str, int, str]]:
         return self._vf.take_faults()
 
-    # What the host imposes; the faults are inject.Sabotage
+    # What the host imposes
 
     @property
-    def sabotage(self) -> Self:
-        return self
+    def sabotage(self) -> Vf:
+        return self._vf
 
     def set_policy(self, policy: VfPolicy) -> None:
         """What frames show of the host's decisions from now on, as Engine.set_policy has it; and
@@ -172,35 +171,6 @@ class RingBackend:
             self._max_rate = policy.max_rate
             self._vf.set_rate(policy.max_rate)
             self.wake()
-
-    @property
-    def interrupts_left(self) -> int:
-        return self._vf.interrupts_left
-
-    @property
-    def interrupts_missing(self) -> bool:
-        return self._vf.interrupts_missing
-
-    @property
-    def corruptions_left(self) -> int:
-        return self._vf.corruptions_left
-
-    @property
-    def tx_hangs(self) -> bool:
-        return self._vf.tx_hangs
-
-    def lose_interrupts(self, count: int) -> None:
-        self._vf.lose_interrupts(count)
-
-    def repeat_interrupts(self) -> None:
-        self._vf.repeat_interrupts()
-
-    def corrupt_received(self, count: int) -> None:
-        self._vf.corrupt_received(count)
-
-    def hang_tx(self, hang: bool) -> None:
-        self._vf.hang_tx(hang)
-        self.wake()
 
     def _publish(self) -> None:
         self._engine.publish(self._vf)

@@ -217,6 +217,10 @@ class IavfDevice:
     def sabotage(self) -> Sabotage | None:
         return self._control.sabotage if self._control is not None else None
 
+    def wake(self) -> None:
+        if self._control is not None:
+            self._control.wake()
+
     @property
     def requests(self) -> int:
         return self._adminq.taken

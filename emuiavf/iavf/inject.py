@@ -41,6 +41,9 @@ class Steps(Protocol):
     def requests(self) -> int:
         """Requests that the guest has made since the device is there."""
 
+    def wake(self) -> None:
+        """Have the data path look at its rings."""
+
     def cut_link(self, cut: bool) -> None: ...
     def reset_by_host(self, hold_s: float = 0) -> None: ...
     def reset_without_notice(self) -> None: ...
@@ -159,6 +162,7 @@ class Injector:
     def _end_hang(self) -> None:
         if self._steps.sabotage is not None:
             self._steps.sabotage.hang_tx(False)
+            self._steps.wake()
 
 
 def _op_name(opcode: int) -> str:

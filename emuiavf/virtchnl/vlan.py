@@ -9,6 +9,7 @@ Version 1 (VLAN) knows one tag of TPID 0x8100, in L2TAG1, whose stripping is on 
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from emuiavf.emudev.info import VlanOffload, vlan_tag
 from emuiavf.policy import TPID_8021AD, TPID_8021Q
@@ -29,6 +30,10 @@ TPIDS = {
 _ANY = VlanSupport.TPID_8100 | VlanSupport.TPID_88A8 | VlanSupport.TPID_9100
 _INNER = VlanSupport.TOGGLE | VlanSupport.TPID_8100 | VlanSupport.L2TAG1
 _OUTER = VlanSupport.TOGGLE | _ANY | VlanSupport.XOR
+
+# Fields of VlanOffload: the inner tag's, the outer one's.
+_STRIP = ("strip", "strip_outer")
+_INSERT = ("insert", "insert_outer")
 
 
 def on_get_offload_vlan_v2_caps(vf: Vf, msg: None) -> bytes:
@@ -72,52 +77,22 @@ def on_del_vlan(vf: Vf, msg: Listing) -> bytes:
 
 def on_enable_vlan_stripping_v2(vf: Vf, msg: VlanSetting) -> bytes:
     """ENABLE_VLAN_STRIPPING_V2; an outer TPID replaces the one before."""
-    outer, inner = _checked_setting(vf, msg)
-    offload = vf.config.vlan_offload
-    return _apply(
-        vf,
-        replace(offload, strip=inner or offload.strip, strip_outer=outer or offload.strip_outer),
-    )
+    return _switch(vf, msg, _STRIP, True)
 
 
 def on_disable_vlan_stripping_v2(vf: Vf, msg: VlanSetting) -> bytes:
     """DISABLE_VLAN_STRIPPING_V2 of the tags named, whatever the TPID; no error when it is off."""
-    outer, inner = _checked_setting(vf, msg)
-    offload = vf.config.vlan_offload
-    return _apply(
-        vf,
-        replace(
-            offload,
-            strip=offload.strip and not inner,
-            strip_outer=0 if outer else offload.strip_outer,
-        ),
-    )
+    return _switch(vf, msg, _STRIP, False)
 
 
 def on_enable_vlan_insertion_v2(vf: Vf, msg: VlanSetting) -> bytes:
     """ENABLE_VLAN_INSERTION_V2; an outer TPID replaces the one before."""
-    outer, inner = _checked_setting(vf, msg)
-    offload = vf.config.vlan_offload
-    return _apply(
-        vf,
-        replace(
-            offload, insert=inner or offload.insert, insert_outer=outer or offload.insert_outer
-        ),
-    )
+    return _switch(vf, msg, _INSERT, True)
 
 
 def on_disable_vlan_insertion_v2(vf: Vf, msg: VlanSetting) -> bytes:
-    """DISABLE_VLAN_INSERTION_V2 of the tags named; no error when it is off."""
-    outer, inner = _checked_setting(vf, msg)
-    offload = vf.config.vlan_offload
-    return _apply(
-        vf,
-        replace(
-            offload,
-            insert=offload.insert and not inner,
-            insert_outer=0 if outer else offload.insert_outer,
-        ),
-    )
+    """DISABLE_VLAN_INSERTION_V2 of the tags named, whatever the TPID; no error when it is off."""
+    return _switch(vf, msg, _INSERT, False)
 
 
 def on_enable_vlan_stripping(vf: Vf, msg: None) -> bytes:
@@ -189,6 +164,17 @@ def _checked_setting(vf: Vf, msg: VlanSetting) -> tuple[int, bool]:
     tpid = next((tpid for tpid, bit in TPIDS.items() if outer == bit), 0)
     check(outer == 0 or tpid != 0, f"outer setting {outer:#x}: one TPID at a time")
     return tpid, inner != 0
+
+
+def _switch(vf: Vf, msg: VlanSetting, fields: tuple[str, str], on: bool) -> bytes:
+    """Switch what the setting names on, the outer tag with its TPID, or off."""
+    outer, inner = _checked_setting(vf, msg)
+    changes: dict[str, Any] = {}
+    if inner:
+        changes[fields[0]] = on
+    if outer:
+        changes[fields[1]] = outer if on else 0
+    return _apply(vf, replace(vf.config.vlan_offload, **changes))
 
 
 def _apply(vf: Vf, offload: VlanOffload) -> bytes:

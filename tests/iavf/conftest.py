@@ -2,6 +2,7 @@
 
 import gc
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -19,6 +20,9 @@ from tests.fakes.vf_driver import LINUX, CallbackBar, Habit, VfDriver
 MAC = bytes.fromhex("525400123456")
 RAM_SIZE = 8 << 20
 BAR0, BAR3, CONFIG = 0, 3, 7
+ALL_CAPS = struct.pack("<I", 0xFFFF_FFFF)
+VERSION, GET_VF_RESOURCES, EVENT = 1, 3, 17
+LINK_CHANGE, RESET_IMPENDING = 1, 2
 
 
 class FakeControl:
@@ -135,6 +139,33 @@ class Bench:
         self.bar.write32(offset, value)
 
 
+def resources(driver: VfDriver) -> bytes:
+    driver.send(GET_VF_RESOURCES, ALL_CAPS)
+    body, event = driver.receive(), driver.receive()
+    assert body is not None
+    assert event is not None
+    return body.body
+
+
+def events(driver: VfDriver) -> list[bytes]:
+    found = []
+    while message := driver.receive():
+        assert message.opcode == EVENT
+        found.append(message.body)
+    return found
+
+
+def again(bench: Bench, driver: VfDriver) -> bytes:
+    """What a driver does when it has read RESET_IMPENDING; returns its new resources."""
+    notice = driver.receive()
+    assert notice is not None
+    assert (notice.opcode, *struct.unpack_from("<i", notice.body)) == (EVENT, RESET_IMPENDING)
+    while bench.device.in_reset:
+        bench.loop.run_once(1)
+    driver.open()
+    return resources(driver)
+
+
 @pytest.fixture
 def no_fd_leaks() -> Iterator[None]:
     gc.collect()
@@ -160,3 +191,13 @@ def make_bench() -> Iterator[Callable[[str], Bench]]:
 @pytest.fixture
 def bench(make_bench: Callable[[str], Bench]) -> Bench:
     return make_bench("")
+
+
+@pytest.fixture
+def driver(bench: Bench) -> VfDriver:
+    """A driver that knows its resources."""
+    driver = bench.driver()
+    driver.send(VERSION, struct.pack("<II", 1, 1))
+    driver.receive()
+    resources(driver)
+    return driver

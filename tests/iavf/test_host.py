@@ -9,12 +9,17 @@ import pytest
 from emuiavf.iavf.host import IavfHost
 from emuiavf.policy import LinkPolicy, VfPolicy
 from tests.fakes.vf_driver import VfDriver
-from tests.iavf.conftest import MAC, Bench
+from tests.iavf.conftest import (
+    LINK_CHANGE,
+    MAC,
+    Bench,
+    again,
+    events,
+    resources,
+)
 
 OTHER = bytes.fromhex("525400aaaaaa")
-ALL_CAPS = struct.pack("<I", 0xFFFF_FFFF)
-GET_VF_RESOURCES, ADD_ETH_ADDR, EVENT = 3, 10, 17
-LINK_CHANGE, RESET_IMPENDING = 1, 2
+ADD_ETH_ADDR = 10
 VLAN_V2 = 1 << 15
 
 
@@ -23,45 +28,8 @@ def host(bench: Bench) -> IavfHost:
     return IavfHost(bench.device)
 
 
-@pytest.fixture
-def driver(bench: Bench) -> VfDriver:
-    """A driver that knows its resources."""
-    driver = bench.driver()
-    driver.send(1, struct.pack("<II", 1, 1))
-    driver.receive()
-    resources(driver)
-    return driver
-
-
-def resources(driver: VfDriver) -> bytes:
-    driver.send(GET_VF_RESOURCES, ALL_CAPS)
-    body, event = driver.receive(), driver.receive()
-    assert body is not None
-    assert event is not None
-    return body.body
-
-
 def change(host: IavfHost, **fields: Any) -> None:
     host.set_policy(replace(host.view.policy, **fields))
-
-
-def events(driver: VfDriver) -> list[bytes]:
-    found = []
-    while message := driver.receive():
-        assert message.opcode == EVENT
-        found.append(message.body)
-    return found
-
-
-def again(bench: Bench, driver: VfDriver) -> bytes:
-    """What a driver does when it has read RESET_IMPENDING; returns its new resources."""
-    notice = driver.receive()
-    assert notice is not None
-    assert (notice.opcode, *struct.unpack_from("<i", notice.body)) == (EVENT, RESET_IMPENDING)
-    while bench.device.in_reset:
-        bench.loop.run_once(1)
-    driver.open()
-    return resources(driver)
 
 
 def own_mac(body: bytes) -> bytes:

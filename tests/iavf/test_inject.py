@@ -4,14 +4,12 @@ import struct
 import time
 from collections.abc import Callable
 
-import pytest
-
 from emuiavf.iavf import regs
 from tests.fakes.vf_driver import VfDriver
-from tests.iavf.conftest import Bench
-from tests.iavf.test_host import (
+from tests.iavf.conftest import (
     LINK_CHANGE,
     RESET_IMPENDING,
+    Bench,
     again,
     events,
     resources,
@@ -20,15 +18,6 @@ from tests.iavf.test_host import (
 GET_STATS = 15
 SELECT = struct.pack("<HHII", 1, 0, 0, 0)
 TIMEOUT_S = 10.0
-
-
-@pytest.fixture
-def driver(bench: Bench) -> VfDriver:
-    driver = bench.driver()
-    driver.send(1, struct.pack("<II", 1, 1))
-    driver.receive()
-    resources(driver)
-    return driver
 
 
 def serve(bench: Bench, until: Callable[[], object]) -> None:
@@ -169,7 +158,9 @@ def test_lost_interrupts_stay_lost_on_request(bench: Bench) -> None:
 def test_hang_ends(bench: Bench) -> None:
     bench.device.inject.tx_hang(0.02)
     assert bench.device.inject.active == ("tx-hang",)
+    woken = bench.control.wakes
     serve(bench, lambda: not bench.device.inject.active)
+    assert bench.control.wakes > woken
 
 
 def test_corruption_is_counted(bench: Bench) -> None:
