@@ -100,6 +100,12 @@ def receive(vf: VfDriver, count: int) -> list[Frame]:
     return frames
 
 
+def ends_clean(pair: Pair) -> bool:
+    """Nothing of the traffic is missing, damaged or out of order when all of it has come."""
+    assert pair.traffic.drain(DEADLINE_S)
+    return all(one.clean for one in pair.reports(final=True))
+
+
 def exchange(pair: Pair, frames: int = 200) -> None:
     """Run the traffic until every flow has received this many more."""
 
@@ -214,8 +220,7 @@ def test_traffic_both_ways_is_clean(formats: Bench, size: int) -> None:
 
     exchange(pair)
 
-    assert pair.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in pair.reports(final=True))
+    assert ends_clean(pair)
 
 
 def test_traffic_of_mixed_sizes_is_clean(formats: Bench) -> None:
@@ -264,8 +269,7 @@ def test_traffic_with_doorbells_as_messages(tmp_path: Path, stack: ExitStack, op
 
     exchange(pair)
 
-    assert pair.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in pair.reports(final=True))
+    assert ends_clean(pair)
 
 
 def test_frames_without_room_are_dropped_and_counted(bench: Bench) -> None:
@@ -540,8 +544,7 @@ def test_reset_under_traffic_leaves_a_working_vf(bench: Bench, how: str) -> None
     fresh = Pair(first, second)
     exchange(fresh)
 
-    assert fresh.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in fresh.reports(final=True))
+    assert ends_clean(fresh)
 
 
 @pytest.mark.vfio_user("12.21.8")
@@ -581,8 +584,7 @@ def test_every_command_is_answered_under_traffic(bench: Bench) -> None:
         done.set()
         traffic.join()
         close_fds([memory, *events])
-    assert pair.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in pair.reports(final=True))
+    assert ends_clean(pair)
     client.reset()
 
 
@@ -618,8 +620,7 @@ def test_driver_that_left_is_followed_by_the_next(bench: Bench) -> None:
             first.start(ring_len=256)
             pair = Pair(first, second)
             exchange(pair)
-            assert pair.traffic.drain(DEADLINE_S)
-            assert all(one.clean for one in pair.reports(final=True))
+            assert ends_clean(pair)
 
 
 @pytest.mark.vfio_user("12.2.8")
@@ -637,8 +638,7 @@ def test_driver_that_left_under_traffic_is_followed_by_the_next(bench: Bench) ->
         pair = Pair(first, second)
         exchange(pair)
 
-        assert pair.traffic.drain(DEADLINE_S)
-        assert all(one.clean for one in pair.reports(final=True))
+        assert ends_clean(pair)
 
 
 # Memory

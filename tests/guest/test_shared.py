@@ -11,7 +11,16 @@ import pytest
 from emuiavf.guest.pair import Pair
 from emuiavf.iavf import regs
 from emuiavf.vfio_user.client import RegionIndex
-from tests.guest.test_e2e import DEADLINE_S, Bench, exchange, packet, receive, stack, until
+from tests.guest.test_e2e import (
+    DEADLINE_S,
+    Bench,
+    ends_clean,
+    exchange,
+    packet,
+    receive,
+    stack,
+    until,
+)
 
 __all__ = ["stack"]
 
@@ -26,8 +35,7 @@ def test_traffic_both_ways_is_clean(bench: Bench) -> None:
 
     exchange(pair)
 
-    assert pair.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in pair.reports(final=True))
+    assert ends_clean(pair)
 
 
 def test_every_register_is_a_word_in_memory(bench: Bench) -> None:
@@ -49,8 +57,7 @@ def test_traffic_after_a_reset_is_clean(bench: Bench, how: str) -> None:
 
     pair = Pair(first, second)
     exchange(pair)
-    assert pair.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in pair.reports(final=True))
+    assert ends_clean(pair)
 
 
 def test_queue_interrupt_wakes_the_receiver(bench: Bench) -> None:
@@ -72,8 +79,7 @@ def test_traffic_without_any_mapping_works_too(bench: Bench) -> None:
 
     exchange(pair)
 
-    assert pair.traffic.drain(DEADLINE_S)
-    assert all(one.clean for one in pair.reports(final=True))
+    assert ends_clean(pair)
 
 
 def test_scribbling_over_bar0_harms_nobody_else(tmp_path: Path, stack: ExitStack) -> None:

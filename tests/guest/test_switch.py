@@ -1,7 +1,7 @@
 """A named switch in a backend: several drivers, ports, and what the host decided about each VF."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from emuiavf.app import Backend
 from emuiavf.guest.driver import VfDriver
 from emuiavf.policy import VfPolicy
 from emuiavf.stats import TX_COUNTERS
+from tests.guest.test_e2e import until
 
-DEADLINE_S = 20.0
 BROADCAST = b"\xff" * 6
 STATION = bytes.fromhex("020000000099")
 FROM_GUEST, PACKETS = 0, 6
@@ -70,15 +70,6 @@ class Net:
 
     def judged(self, number: int) -> int:
         return self.counter(number, PACKETS) + self.counter(number, SPOOFED)
-
-
-def until(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0)
-    return True
 
 
 @pytest.fixture

@@ -229,6 +229,14 @@ class Intruder:
         self.start()
         self.carry()
 
+    def cure_by_reset(self) -> None:
+        """After a reset of the whole device, too."""
+        self.client.reset()
+        self.client.region_write(7, 4, b"\x06\x00")
+        self.negotiate()
+        self.start()
+        self.carry()
+
     # What the device says about itself
 
     def counter(self, row: str, column: int) -> int:

@@ -100,11 +100,7 @@ def admin_rings_that_cannot_be(target: Target) -> None:
             for length in (0, 1, 32, 0x3FF, 0x7FFF_FFFF):
                 for head, tail in INDEXES:
                     lay(guest, base, length, head, tail)
-        guest.client.reset()
-        guest.client.region_write(7, 4, b"\x06\x00")
-        guest.negotiate()
-        guest.start()
-        guest.carry()
+        guest.cure_by_reset()
 
 
 def lay(guest: Intruder, base: int, length: int, head: int, tail: int) -> None:
@@ -138,11 +134,7 @@ def a_full_queue_of_everything(target: Target) -> None:
                 guest.write32(register.offset, value)
             for _ in range(50):
                 guest.write32(regs.ATQT1.offset, length - 1)
-        guest.client.reset()
-        guest.client.region_write(7, 4, b"\x06\x00")
-        guest.negotiate()
-        guest.start()
-        guest.carry()
+        guest.cure_by_reset()
 
 
 @attack

@@ -262,11 +262,7 @@ def rings_upon_each_other(target: Target) -> None:
             for slot in range(RING_LEN):
                 guest.ram.write(queue.tx_ring + slot * 16, struct.pack("<QQ", *data(TX_RING, 512)))
                 guest.write32(regs.QTX_TAIL1.at(0), slot)
-            guest.client.reset()
-            guest.client.region_write(7, 4, b"\x06\x00")
-            guest.negotiate()
-            guest.start()
-            guest.carry()
+            guest.cure_by_reset()
 
 
 @attack
