@@ -139,6 +139,38 @@ def test_ntuple_rules_steer_and_drop(rig: Rig) -> None:
     assert_like(rig, frames, default_rss(), [])
 
 
+def test_u32_filters_steer_and_drop(rig: Rig) -> None:
+    """tc says them as raw patterns: bits at offsets, for the device alone (`skip_sw`)."""
+    if rig.kernel == "6.1":
+        pytest.skip("iavf of 6.1 does not offload u32")
+    frames = mixture(5, 500)
+    rig.ethtool("-K hw-tc-offload on")
+    name = rig.ifname
+    add = f"tc filter add dev {name} ingress protocol ip prio {{}} u32 skip_sw {{}} action {{}}"
+    rig.vm.check(f"tc qdisc add dev {name} ingress")
+    try:
+        of_port = "match ip protocol {} 0xff match ip dport {} 0xffff"
+        rig.vm.check(add.format(1, of_port.format(17, 2007), "drop"))
+        # The pattern ends where the last match does: here with the header of TCP.
+        of_source = "match ip protocol 6 0xff match ip src 10.77.0.13/32 match u32 0 0 at 36"
+        rig.vm.check(add.format(2, of_source, "skbedit queue_mapping 3 skip_sw"))
+        address = bytes(12) + socket.inet_aton("10.77.0.13") + bytes(48)
+        rules = [
+            model.Rule(((IPV4, 0, bytes(64)), (UDP_, 2, port(2007))), drop=True),
+            model.Rule(((IPV4, 1, address), (TCP_, 0, bytes(64))), queue=3),
+        ]
+        before = rig.stats()
+        assert_like(rig, frames, default_rss(), rules)
+        dropped = sum(model.verdict(rules, default_rss(), frame).queue is None for frame in frames)
+        assert rig.stats()["rx-0.rule_drops"] - before["rx-0.rule_drops"] >= dropped > 10
+        assert rig.vm.check(f"tc filter show dev {name} ingress").count("in_hw") == 2
+        rig.vm.check(f"tc filter del dev {name} ingress prio 1")
+        assert_like(rig, frames, default_rss(), rules[1:])
+    finally:
+        rig.vm.check(f"tc qdisc del dev {name} ingress")
+    assert_like(rig, frames, default_rss(), [])
+
+
 def test_rules_come_back_with_the_interface_and_hashes_do_not(rig: Rig) -> None:
     """iavf takes both back when its interface goes down, and forgets what it was to hash."""
     frames = mixture(4, 300)
