@@ -67,6 +67,11 @@ class Net:
         self.vm.check(f"{at} sh -c '{add}ip link set {ifname} up'")
         self.vm.wait(f"{at} grep -q 1 /sys/class/net/{ifname}/carrier")
 
+    def wait_offload(self, at: str, ifname: str, state: str) -> None:
+        """Until the driver offers VLAN offloads, or none, and has a carrier."""
+        self.vm.wait(f"{at} ethtool -k {ifname} | grep -q '^rx-vlan-offload: {state}'", AGAIN_S)
+        self.vm.wait(f"{at} grep -q 1 /sys/class/net/{ifname}/carrier", AGAIN_S)
+
     def wait_ping(self, at: str, address: str) -> None:
         self.vm.wait(f"{at} ping -n -q -c 1 -W 0.2 {address}", AGAIN_S)
 
@@ -237,3 +242,37 @@ def test_macvlan(net: Net) -> None:
         net.assert_pings(left, HOST)
         net.serve(two)
         net.assert_works(one, "10.77.0.5")
+
+
+def test_port_vlans_part_and_join(net: Net) -> None:
+    """The drivers know nothing of their VLANs: those in one meet, and nobody else."""
+
+    def unreachable(at: str, address: str) -> bool:
+        command = f"{at} ping -n -q -c 3 -i 0.1 -W 0.3 {address}"
+        return " 0 received" in net.vm.run(command)[1]
+
+    with net.inside("left", 0) as left, net.inside("right", 1) as right:
+        net.up(left, "if0", LEFT)
+        net.up(right, "if1", RIGHT)
+        net.assert_pings(left, RIGHT)
+        try:
+            net.emuiavf("set", "vf0", "vlan", "5")
+            net.emuiavf("set", "vf1", "vlan", "5")
+            for at, ifname in ((left, "if0"), (right, "if1")):
+                net.wait_offload(at, ifname, "off")
+            net.assert_pings(left, RIGHT)
+            net.serve(right)
+            net.assert_streams(left, RIGHT)
+            assert unreachable(left, HOST)
+            net.vm.check("dmesg -c > /dev/null")
+            net.emuiavf("set", "vf1", "vlan", "6")
+            net.vm.wait("dmesg | grep -q 'Reset indication received'", AGAIN_S)
+            net.vm.wait(f"{right} grep -q 1 /sys/class/net/if1/carrier", AGAIN_S)
+            assert unreachable(left, RIGHT)
+        finally:
+            for vf in ("vf0", "vf1"):
+                net.emuiavf("set", vf, "vlan", "0")
+        for at, ifname in ((left, "if0"), (right, "if1")):
+            net.wait_offload(at, ifname, "on")
+        net.assert_pings(left, RIGHT)
+        net.assert_pings(left, HOST)
