@@ -12,7 +12,7 @@ cdef class Vf(Endpoint):
     cdef RxRun *rx
     cdef TxRun *tx
     cdef uint32_t vector0_words[4]
-    cdef uint32_t no_itr
+    cdef uint32_t *far_itr         # intervals of vectors whose ITRN words overlap others'
     cdef readonly int max_queue_pairs
     cdef readonly int num_vectors
     cdef object _mem
@@ -21,6 +21,7 @@ cdef class Vf(Endpoint):
     cdef object _watch
     cdef uint8_t *_page
     cdef list _refs
+    cdef object _all               # bitmap of all queues
     cdef list _retired
     cdef set _flow_ids
     cdef RxSet *_new_set(self) except NULL

@@ -16,14 +16,14 @@ from emuiavf._atomic cimport (
     store_seq_u32, swap_if_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
-from emuiavf._ring_irq cimport vector_event, vf_poll, vf_wake
+from emuiavf._ring_irq cimport vector_event, vector_use, vf_poll, vf_wake
 from emuiavf._ring_put cimport vf_put
 from emuiavf._ring_rate cimport limit_ring, limit_vf
 from emuiavf._ring_spoil cimport vf_put_spoilt
 from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT,
-    DYN_SWINT_TRIG, EVENT_NOW, FAULT_NONE, RX_DESC_SIZE, STRIP_INNER, TX_DESC_SIZE, RingState,
-    RxRun, RxSet, TxRun, Vector, VfRun,
+    DYN_SWINT_TRIG, EVENT_NOW, FAULT_NONE, LUT_SIZE, RX_DESC_SIZE, STRIP_INNER, TX_DESC_SIZE,
+    RingState, RxRun, RxSet, TxRun, Vector, VfRun,
 )
 from emuiavf._ring_tx cimport tx_done, tx_take
 from emuiavf._ring_watch cimport RegisterWatch
@@ -57,8 +57,10 @@ cdef enum:
     VFINT_DYN_CTLN = 0x3800
     VFINT_ITR0 = 0x4C00
     VFINT_DYN_CTL0 = 0x5C00
-    ITR_VECTORS = 16        # from there on the ITRN rows overlap: no moderation
+    ITR_VECTORS = 16        # beyond, ITRN words overlap: only DYN_CTLN sets an interval there
     FAULT_TOLD = 0x100      # beside a Fault: take_faults has told it; the queue stays stopped
+    MAX_QUEUE_PAIRS = 256
+    MAX_VECTORS = 65
 
 # Mb/s that fit where Kb/s are kept.
 cdef enum:
@@ -69,6 +71,23 @@ cdef tuple FAULT_TEXT = (
     "", "tail beyond the ring", "descriptor ring is not mapped", "buffer address is not mapped",
     "bad buffer length", "unknown descriptor type", "descriptor chain without an end",
 )
+
+
+cdef list _numbers(bitmap):
+    """The bits that are set, ascending."""
+    found = []
+    while bitmap:
+        low = bitmap & -bitmap
+        found.append(low.bit_length() - 1)
+        bitmap ^= low
+    return found
+
+
+cdef void _words(bitmap, uint64_t *words) except *:
+    """A bitmap of queues as four words; bits beyond are left out."""
+    cdef int k
+    for k in range(MAX_QUEUE_PAIRS // 64):
+        words[k] = bitmap >> 64 * k & 0xFFFF_FFFF_FFFF_FFFF
 
 
 cdef class Vf(Endpoint):
@@ -87,6 +106,7 @@ cdef class Vf(Endpoint):
         self.states = NULL
         self.rx = NULL
         self.tx = NULL
+        self.far_itr = NULL
         memset(&self.run, 0, sizeof(VfRun))
         self._retired = []
 
@@ -96,8 +116,9 @@ cdef class Vf(Endpoint):
         cdef uint64_t[:, ::1] table = rows
         cdef Py_buffer view
         cdef int i, n = max_queue_pairs
-        if not 1 <= n <= 256 or not 1 <= num_vectors <= 65:
-            raise ValueError(f"{n} queue pairs, {num_vectors} vectors: at most 256 and 65")
+        if not 1 <= n <= MAX_QUEUE_PAIRS or not 1 <= num_vectors <= MAX_VECTORS:
+            raise ValueError(f"{n} queue pairs, {num_vectors} vectors: at most "
+                             f"{MAX_QUEUE_PAIRS} and {MAX_VECTORS}")
         if table.shape[0] < 2 * n or table.shape[1] != ROW_COUNTERS:
             raise ValueError(f"rows: shape {table.shape[0]}x{table.shape[1]}, needs {2 * n}x16")
         PyObject_GetBuffer(doorbells, &view, PyBUF_WRITABLE)
@@ -122,8 +143,10 @@ cdef class Vf(Endpoint):
         self.run.vectors = <Vector *>calloc(num_vectors, sizeof(Vector))
         self.run.rx_set = <RxSet *>calloc(1, sizeof(RxSet))
         self.run.hits = <uint64_t *>calloc(FLOW_RULES, sizeof(uint64_t))
+        self.far_itr = <uint32_t *>calloc(max(1, 3 * (num_vectors - 1 - ITR_VECTORS)),
+                                          sizeof(uint32_t))
         if (self.states == NULL or self.rx == NULL or self.tx == NULL or self.run.vectors == NULL
-                or self.run.rx_set == NULL or self.run.hits == NULL):
+                or self.run.rx_set == NULL or self.run.hits == NULL or self.far_itr == NULL):
             raise MemoryError
         self.run.sink.put = vf_put
         self.run.map = &mem.mem_map
@@ -131,6 +154,7 @@ cdef class Vf(Endpoint):
         self.run.tx = self.tx
         self.run.num_rx = n
         self.run.num_vectors = num_vectors
+        self.run.used_vectors = 1
         self.run.outer_tpid = ETHER_VLAN
         self.run.judge = judge
         self.run.sweep_ns = SWEEP_NS
@@ -145,6 +169,7 @@ cdef class Vf(Endpoint):
         self.sink = &self.run.sink
         self.poller = &self.vf_poller.poller
         self._refs = []
+        self._all = (<object>1 << n) - 1
         self._flow_ids = set()
         for i in range(n):
             self.rx[i].state = &self.states[i]
@@ -182,7 +207,7 @@ cdef class Vf(Endpoint):
             elif i <= ITR_VECTORS:
                 vector.itr[k] = <uint32_t *>(self._page + VFINT_ITRN + 0x40 * k) + (i - 1)
             else:
-                vector.itr[k] = &self.no_itr
+                vector.itr[k] = &self.far_itr[3 * (i - 1 - ITR_VECTORS) + k]
 
     def __dealloc__(self):
         self.reclaim()
@@ -193,6 +218,7 @@ cdef class Vf(Endpoint):
         free(self.run.rx_set)
         free(<void *>self.run.sink.filter)
         free(self.run.vectors)
+        free(self.far_itr)
         free(self.run.hits)
         free(self.states)
         free(self.rx)
@@ -291,12 +317,13 @@ cdef class Vf(Endpoint):
         cdef RxSet *fresh
         cdef int i
         starts = [[], []]
-        for i in range(self.max_queue_pairs):
-            if rx_queues >> i & 1 and self.rx[i].state.configured:
+        for i in _numbers(rx_queues & self._all):
+            if self.rx[i].state.configured:
                 self._check_ring("Rx", i, self.rx[i].state.dma_ring_addr,
                                  <uint64_t>self.rx[i].state.ring_len * RX_DESC_SIZE)
                 starts[0].append(i)
-            if tx_queues >> i & 1 and self.tx[i].state.configured:
+        for i in _numbers(tx_queues & self._all):
+            if self.tx[i].state.configured:
                 self._check_ring("Tx", i, self.tx[i].state.dma_ring_addr,
                                  <uint64_t>self.tx[i].state.ring_len * TX_DESC_SIZE)
                 starts[1].append(i)
@@ -314,12 +341,13 @@ cdef class Vf(Endpoint):
     def disable(self, rx_queues: int, tx_queues: int) -> None:
         """Stop queues; after the next grace no worker touches their rings."""
         cdef RxSet *fresh = self._new_set()
+        cdef uint64_t rx[4]
         cdef int i
-        for i in range(self.max_queue_pairs):
-            if rx_queues >> i & 1:
-                fresh.enabled[i >> 6] &= ~(<uint64_t>1 << (i & 63))
-            if tx_queues >> i & 1:
-                store_seq_u32(&self.tx[i].enabled, 0)
+        _words(rx_queues, rx)
+        for i in range(4):
+            fresh.enabled[i] &= ~rx[i]
+        for i in _numbers(tx_queues & self._all):
+            store_seq_u32(&self.tx[i].enabled, 0)
         self._count_enabled(fresh)
         self._publish_set(fresh)
 
@@ -341,19 +369,25 @@ cdef class Vf(Endpoint):
             exchange_u32(&self.run.vectors[i].events, 0)
             self.run.vectors[i].lost = 0
             self.run.vectors[i].rx_itr = self.run.vectors[i].tx_itr = 3
+        store_release_u32(&self.run.used_vectors, 1)
 
     def map_vector(self, vmap) -> None:
         """Replace what `vmap.vector` announces."""
         cdef Vector *vector = self._vector(vmap.vector)
+        cdef uint64_t rx[4]
+        cdef uint64_t tx[4]
         cdef int i
+        _words(vmap.rx_queues, rx)
+        _words(vmap.tx_queues, tx)
         vector.rx_itr = vmap.rx_itr
         vector.tx_itr = vmap.tx_itr
+        vector_use(&self.run, vmap.vector)
         for i in range(self.max_queue_pairs):
-            if vmap.rx_queues >> i & 1:
+            if rx[i >> 6] >> (i & 63) & 1:
                 self.rx[i].vector = vector
             elif self.rx[i].vector == vector:
                 self.rx[i].vector = NULL
-            if vmap.tx_queues >> i & 1:
+            if tx[i >> 6] >> (i & 63) & 1:
                 self.tx[i].vector = vector
             elif self.tx[i].vector == vector:
                 self.tx[i].vector = NULL
@@ -381,8 +415,8 @@ cdef class Vf(Endpoint):
         cdef ToeplitzKey *key
         cdef bytes lut = rss.lut
         cdef bytes raw = rss.key
-        if len(raw) != 52 or len(lut) != 64:
-            raise ValueError(f"RSS key of {len(raw)} bytes, LUT of {len(lut)}: 52 and 64")
+        if len(raw) != 52 or len(lut) not in (64, 512):
+            raise ValueError(f"RSS key of {len(raw)} bytes, LUT of {len(lut)}: 52, and 64 or 512")
         hashing = hash_build(rss)
         key = <ToeplitzKey *>calloc(1, sizeof(ToeplitzKey))
         if key == NULL:
@@ -398,7 +432,8 @@ cdef class Vf(Endpoint):
         fresh.hashing = hashing
         fresh.chosen = hashing != NULL or fresh.rules != NULL
         fresh.hena = rss.hena
-        memcpy(fresh.lut, <const uint8_t *>lut, 64)
+        lut *= LUT_SIZE // len(lut)
+        memcpy(fresh.lut, <const uint8_t *>lut, LUT_SIZE)
         self._publish_set(fresh)
 
     def set_flows(self, rules) -> None:
@@ -483,6 +518,7 @@ cdef class Vf(Endpoint):
         if index != 3:
             store_release_u32(v.itr[index], (value >> DYN_INTERVAL_SHIFT) & 0xFFF)
         if value & DYN_SWINT_TRIG:
+            vector_use(&self.run, vector)
             or_u32(&v.events, EVENT_NOW)
         # A worker may disarm the vector meanwhile; a guest that writes the word without end as well
         # gets what it gets.

@@ -88,6 +88,13 @@ cdef void vector_event(VfRun *vf, Vector *vector, uint32_t event, uint64_t now) 
             vf_wake(vf)
 
 
+cdef void vector_use(VfRun *vf, uint32_t number) noexcept nogil:
+    """From now on a worker looks at the vector when something waits.  Anyone may call it."""
+    cdef uint32_t used = load_relaxed_u32(&vf.used_vectors)
+    while used <= number and not swap_if_u32(&vf.used_vectors, used, number + 1):
+        used = load_relaxed_u32(&vf.used_vectors)
+
+
 cdef void vf_wake(VfRun *vf) noexcept nogil:
     """Let the worker that polls this VF look at its vectors; it may be another one, and asleep."""
     store_seq_u32(&vf.waiting, 1)
@@ -108,13 +115,14 @@ cdef uint64_t vf_poll(Poller *poller, uint64_t now) noexcept nogil:
             vector = &vf.vectors[v]
             word = load_relaxed_u32(vector.ctl)
             if word & DYN_SWINT_TRIG and vector.fd >= 0:
+                vector_use(vf, v)
                 or_u32(&vector.events, EVENT_NOW)
                 store_seq_u32(&vf.waiting, 1)
     if not load_relaxed_u32(&vf.waiting):
         return FOREVER
     # Cleared before looking: an event that comes meanwhile sets it again.
     store_seq_u32(&vf.waiting, 0)
-    for v in range(vf.num_vectors):
+    for v in range(load_relaxed_u32(&vf.used_vectors)):
         vector = &vf.vectors[v]
         if load_relaxed_u32(&vector.events):
             vector_fire(vf, vector, now, &due)

@@ -9,7 +9,7 @@ from emuiavf._atomic cimport (
 from emuiavf._bits cimport lowest_bit
 from emuiavf._ring_irq cimport vector_event
 from emuiavf._ring_rx cimport rx_put, rx_refuse, rx_room, rx_wants
-from emuiavf._ring_state cimport EVENT_RX, RxRun, RxSet, Vector, VfRun
+from emuiavf._ring_state cimport EVENT_RX, LUT_SIZE, RxRun, RxSet, Vector, VfRun
 from emuiavf.datapath._flow cimport burst_count, burst_hash, burst_steer
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_HASHED, FRAME_QUEUE_SHIFT, FRAME_STEERED, PUT_DROP, RX_QUEUE_OFF,
@@ -33,7 +33,7 @@ cdef inline uint32_t rx_queue_of(const VfRun *vf, const RxSet *rx_set,
     """The enabled queue a frame belongs to, or num_rx when there is none."""
     cdef uint32_t queue = 0
     if frame.flags & (FRAME_HASHED | FRAME_STEERED):
-        queue = rx_set.lut[frame.hash & 63]
+        queue = rx_set.lut[frame.hash & (LUT_SIZE - 1)]
         if unlikely(frame.flags & FRAME_STEERED):
             queue = frame.flags >> FRAME_QUEUE_SHIFT
         if queue >= vf.num_rx or not rx_set.enabled[queue >> 6] >> (queue & 63) & 1:

@@ -102,6 +102,11 @@ cdef struct Bucket:
     uint64_t paid_ns       # atomic
 
 
+# Entries of the largest RSS table.
+cdef enum:
+    LUT_SIZE = 512
+
+
 # What put() reads of a VF: immutable, published.
 cdef struct RxSet:
     uint64_t enabled[4]    # bit per queue
@@ -112,7 +117,7 @@ cdef struct RxSet:
     const FlowTable *rules     # NULL: none
     uint32_t any
     uint32_t strip         # STRIP_INNER; above it the TPID of the tag that goes to L2TAG2, or 0
-    uint8_t lut[64]
+    uint8_t lut[LUT_SIZE]  # a shorter one stands there several times
 
 
 cdef struct VfRun:
@@ -122,6 +127,7 @@ cdef struct VfRun:
     RxRun *rx
     Vector *vectors
     uint32_t num_vectors
+    uint32_t used_vectors  # from there on none has had a queue or an event since the reset
     uint32_t num_rx
     uint32_t bus_master
     uint32_t judge         # verdicts on L4 checksums wanted

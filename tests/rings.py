@@ -108,7 +108,7 @@ class Driver:
             self.doorbells,
             self.rows,
             queues,
-            queues + 1,
+            min(queues + 1, 65),
             self.fault_fd,
             judge=judge,
         )
