@@ -14,6 +14,8 @@ MAX_MESSAGE = 4096
 
 RSS_KEY_SIZE = 52
 RSS_LUT_SIZE = 64
+RSS_LUT_SIZE_LARGE = 512
+"""Entries of the table of a VF with more than 16 queue pairs, as in ice."""
 MAX_FRAME = 9728
 """What `max_mtu` of GET_VF_RESOURCES reports: the largest frame without FCS, not an MTU."""
 
@@ -165,6 +167,11 @@ class EtherAddrType(IntEnum):
     LEGACY = 0
     PRIMARY = 1
     EXTRA = 2
+
+
+class QueueType(IntEnum):
+    TX = 0
+    RX = 1
 
 
 class Promisc(IntFlag):

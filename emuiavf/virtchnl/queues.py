@@ -1,19 +1,22 @@
-"""Rings and their vectors: CONFIG_VSI_QUEUES, ENABLE_QUEUES, DISABLE_QUEUES, CONFIG_IRQ_MAP."""
+"""Rings: CONFIG_VSI_QUEUES, and ENABLE_QUEUES and DISABLE_QUEUES in both their forms.
+
+The first form names 16 queues in bitmaps, the second (V2) rows of them, of a large VF's 256.
+"""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from emuiavf._rxdid import Rxdid
-from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig, VectorMap
+from emuiavf.emudev.info import RxQueueConfig, TxQueueConfig
 from emuiavf.virtchnl.messages import (
     Listing,
+    MaxRssQregion,
+    QueueChunk,
     QueuePair,
     QueueSelect,
     SupportedRxdids,
-    VectorEntry,
 )
-from emuiavf.virtchnl.ops import ITR_NONE, Cap
-from emuiavf.virtchnl.state import Vf, VfConfig, check
+from emuiavf.virtchnl.ops import Cap, QueueType
+from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS, VSI_ID, Vf, VfConfig, check
 
 RING_LENS = range(32, 8160 + 1, 32)
 """Ring lengths in descriptors.  ice wants 64 at least; VPP may send 32."""
@@ -22,6 +25,9 @@ DATABUFFER_UNIT = 128
 DATABUFFER_SIZES = range(128, 16256 + 1)
 DEFAULT_DATABUFFER_SIZE = 2048
 MIN_FRAME = 64
+
+LARGE_QREGION = 64
+"""Queues that RSS of ice can use for a VF with more than 16."""
 
 
 def on_config_vsi_queues(vf: Vf, msg: Listing) -> bytes:
@@ -51,29 +57,16 @@ def on_config_vsi_queues(vf: Vf, msg: Listing) -> bytes:
 
 
 def on_enable_queues(vf: Vf, msg: QueueSelect) -> bytes:
-    """ENABLE_QUEUES: start every queue named; those that run already are skipped.
-
-    A queue that ran and was disabled starts over at its head: DPDK restarts single queues
-    without configuring them again, and counts from descriptor 0.
-    """
+    """ENABLE_QUEUES: start every queue named; those that run already are skipped."""
     _check_select(vf, msg)
-    config = vf.config
-    for name, named, known in (
-        ("rx_queues", msg.rx_queues, config.rx),
-        ("tx_queues", msg.tx_queues, config.tx),
-    ):
-        missing = named & ~_bitmap(known)
-        check(missing == 0, f"{name}: {missing:#x} not configured")
-    rx, tx = msg.rx_queues & ~config.rx_enabled, msg.tx_queues & ~config.tx_enabled
-    if rx or tx:
-        _rewind(vf, config, rx & config.rx_stopped, tx & config.tx_stopped)
-        vf.datapath.enable_queues(rx, tx)
-    vf.update(
-        rx_enabled=config.rx_enabled | rx,
-        tx_enabled=config.tx_enabled | tx,
-        rx_stopped=config.rx_stopped & ~rx,
-        tx_stopped=config.tx_stopped & ~tx,
-    )
+    _start(vf, rx=msg.rx_queues, tx=msg.tx_queues)
+    return b""
+
+
+def on_enable_queues_v2(vf: Vf, msg: Listing) -> bytes:
+    """ENABLE_QUEUES_V2: as ENABLE_QUEUES."""
+    rx, tx = _named(vf, msg)
+    _start(vf, rx=rx, tx=tx)
     return b""
 
 
@@ -87,28 +80,17 @@ def on_disable_queues(vf: Vf, msg: QueueSelect) -> bytes:
     return b""
 
 
-def on_config_irq_map(vf: Vf, msg: Listing) -> bytes:
-    """CONFIG_IRQ_MAP: replace what the listed vectors serve.
-
-    Vector 0 is allowed: Linux and FreeBSD name it with empty maps, DPDK without WB_ON_ITR with
-    queues.  A queue has one vector: naming it here takes it away from the one that had it.
-    """
-    entries: tuple[VectorEntry, ...] = msg.items
-    limit = vf.limits.num_vectors
-    check(len(entries) <= limit, f"num_vectors={len(entries)}, at most {limit}")
-    for entry in entries:
-        _check_vector(vf, entry)
-    vectors = dict(vf.config.vectors)
-    for entry in entries:
-        _take_queues(vectors, entry)
-        vectors[entry.vector_id] = VectorMap(
-            entry.vector_id, entry.rxq_map, entry.txq_map, entry.rxitr_idx, entry.txitr_idx
-        )
-    listed = {entry.vector_id for entry in entries}
-    changed = [m for v, m in vectors.items() if v in listed or m != vf.config.vectors.get(v)]
-    vf.datapath.map_vectors(changed)
-    vf.update(vectors=vectors)
+def on_disable_queues_v2(vf: Vf, msg: Listing) -> bytes:
+    """DISABLE_QUEUES_V2: as DISABLE_QUEUES."""
+    rx, tx = _named(vf, msg)
+    _stop(vf, rx=rx, tx=tx)
     return b""
+
+
+def on_get_max_rss_qregion(vf: Vf, msg: None) -> bytes:
+    """GET_MAX_RSS_QREGION: 16 or 64 queues as in ice, and all of a VF that has more."""
+    widest = max(MAX_PLAIN_QUEUE_PAIRS, vf.num_queue_pairs, LARGE_QREGION if vf.is_large else 0)
+    return MaxRssQregion(VSI_ID, (widest - 1).bit_length()).encode()
 
 
 def on_get_supported_rxdids(vf: Vf, msg: None) -> bytes:
@@ -119,8 +101,8 @@ def on_get_supported_rxdids(vf: Vf, msg: None) -> bytes:
 def _check_pair(vf: Vf, pair: QueuePair) -> None:
     vf.check_vsi(pair.tx_vsi_id)
     vf.check_vsi(pair.rx_vsi_id)
-    queue, count = pair.tx_queue_id, vf.num_queue_pairs
-    check(queue < count, f"queue_id={queue}, this VF has {count} queue pairs")
+    queue = pair.tx_queue_id
+    vf.check_queue(queue)
     check(pair.rx_queue_id == queue, f"queue_id={queue} for Tx, {pair.rx_queue_id} for Rx")
     if pair.tx_ring_len:
         check(pair.tx_ring_len in RING_LENS, f"Tx ring_len={pair.tx_ring_len}")
@@ -164,18 +146,48 @@ def _rx_config(vf: Vf, pair: QueuePair) -> RxQueueConfig:
 def _check_select(vf: Vf, msg: QueueSelect) -> None:
     vf.check_vsi(msg.vsi_id)
     check(bool(msg.rx_queues | msg.tx_queues), "no queue named")
-    vf.check_queues("rx_queues", msg.rx_queues)
-    vf.check_queues("tx_queues", msg.tx_queues)
+    vf.check_bitmap("rx_queues", msg.rx_queues)
+    vf.check_bitmap("tx_queues", msg.tx_queues)
 
 
-def _check_vector(vf: Vf, entry: VectorEntry) -> None:
-    vf.check_vsi(entry.vsi_id)
-    limit = vf.limits.num_vectors
-    check(entry.vector_id < limit, f"vector_id={entry.vector_id}, this VF has {limit} vectors")
-    vf.check_queues("rxq_map", entry.rxq_map)
-    vf.check_queues("txq_map", entry.txq_map)
-    itr = max(entry.rxitr_idx, entry.txitr_idx)
-    check(itr <= ITR_NONE, f"ITR index {itr}, at most {ITR_NONE}")
+def _named(vf: Vf, msg: Listing) -> tuple[int, int]:
+    """The Rx and the Tx queues of a list of chunks, as bitmaps; chunks may overlap."""
+    vf.check_vsi(msg.head.vport_id)
+    queues = {QueueType.RX: 0, QueueType.TX: 0}
+    for chunk in msg.items:
+        kind = _kind(vf, chunk)
+        queues[kind] |= (1 << chunk.num_queues) - 1 << chunk.start_queue_id
+    return queues[QueueType.RX], queues[QueueType.TX]
+
+
+def _kind(vf: Vf, chunk: QueueChunk) -> QueueType:
+    """What a chunk names, when it names queues of the VF."""
+    check(chunk.type in list(QueueType), f"type={chunk.type}")
+    check(chunk.num_queues > 0, "num_queues=0")
+    vf.check_queue(chunk.start_queue_id + chunk.num_queues - 1)
+    return QueueType(chunk.type)
+
+
+def _start(vf: Vf, *, rx: int, tx: int) -> None:
+    """Enable those of the queues that do not run; all must be configured.
+
+    A queue that ran and was disabled starts over at its head: DPDK restarts single queues
+    without configuring them again, and counts from descriptor 0.
+    """
+    config = vf.config
+    for name, named, known in (("rx_queues", rx, config.rx), ("tx_queues", tx, config.tx)):
+        missing = named & ~_bitmap(known)
+        check(missing == 0, f"{name}: {missing:#x} not configured")
+    rx, tx = rx & ~config.rx_enabled, tx & ~config.tx_enabled
+    if rx or tx:
+        _rewind(vf, config, rx & config.rx_stopped, tx & config.tx_stopped)
+        vf.datapath.enable_queues(rx, tx)
+    vf.update(
+        rx_enabled=config.rx_enabled | rx,
+        tx_enabled=config.tx_enabled | tx,
+        rx_stopped=config.rx_stopped & ~rx,
+        tx_stopped=config.tx_stopped & ~tx,
+    )
 
 
 def _stop(vf: Vf, *, rx: int, tx: int) -> None:
@@ -199,13 +211,6 @@ def _rewind(vf: Vf, config: VfConfig, rx: int, tx: int) -> None:
     for index, rx_queue in config.rx.items():
         if rx >> index & 1:
             vf.datapath.configure_rx(rx_queue)
-
-
-def _take_queues(vectors: dict[int, VectorMap], entry: VectorEntry) -> None:
-    for vector, old in vectors.items():
-        vectors[vector] = replace(
-            old, rx_queues=old.rx_queues & ~entry.rxq_map, tx_queues=old.tx_queues & ~entry.txq_map
-        )
 
 
 def _bitmap(queues: Iterable[int]) -> int:

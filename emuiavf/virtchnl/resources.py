@@ -6,14 +6,13 @@ from emuiavf.virtchnl import vlan
 from emuiavf.virtchnl.messages import CapRequest, QueueRequest, Version, VfResources
 from emuiavf.virtchnl.ops import (
     RSS_KEY_SIZE,
-    RSS_LUT_SIZE,
     VERSION_MAJOR,
     VERSION_MINOR,
     Cap,
     Op,
     VsiType,
 )
-from emuiavf.virtchnl.state import VSI_ID, Vf, VfState, check
+from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS, VSI_ID, Vf, VfState, check
 
 GRANTED = (
     Cap.L2
@@ -31,6 +30,7 @@ GRANTED = (
     | Cap.FDIR_PF
     | Cap.TC_U32
     | Cap.QOS
+    | Cap.LARGE_NUM_QPAIRS
 )
 """What a VF gets when it asks.  A bit stands here only when all of its opcodes are served."""
 
@@ -68,7 +68,7 @@ def on_get_vf_resources(vf: Vf, msg: CapRequest | None) -> bytes:
         max_mtu=vf.max_frame,
         vf_cap_flags=caps,
         rss_key_size=RSS_KEY_SIZE,
-        rss_lut_size=RSS_LUT_SIZE,
+        rss_lut_size=vf.rss_lut_size,
         vsi_id=VSI_ID,
         vsi_num_queue_pairs=vf.num_queue_pairs,
         vsi_type=VsiType.SRIOV,
@@ -91,7 +91,7 @@ def on_request_queues(vf: Vf, msg: QueueRequest) -> bytes | ResetRequest:
     pairs = msg.num_queue_pairs
     if pairs == 0 or pairs > vf.max_queue_pairs:
         return QueueRequest(min(pairs, vf.max_queue_pairs)).encode()
-    vf.num_queue_pairs = pairs
+    vf.given_queue_pairs = pairs
     vf.state = VfState.RESETTING
     return ResetRequest(Op.REQUEST_QUEUES, pairs)
 
@@ -102,6 +102,8 @@ def _granted(vf: Vf, wanted: Cap) -> Cap:
     Of the two versions of VLAN a VF gets one, the newer if it can.
     """
     caps = wanted & GRANTED & vf.limits.offered
+    if vf.limits.max_queue_pairs <= MAX_PLAIN_QUEUE_PAIRS:
+        caps &= ~Cap.LARGE_NUM_QPAIRS
     if vf.policy.port_vlan:
         return caps & ~(Cap.VLAN | Cap.VLAN_V2)
     return caps & ~Cap.VLAN if Cap.VLAN_V2 in caps else caps

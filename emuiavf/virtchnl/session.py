@@ -13,7 +13,19 @@ from typing import Any
 
 from emuiavf.errors import PeerError
 from emuiavf.policy import VfPolicy
-from emuiavf.virtchnl import adv_rss, fdir, filters, link, qos, queues, resources, rss, stats, vlan
+from emuiavf.virtchnl import (
+    adv_rss,
+    fdir,
+    filters,
+    link,
+    qos,
+    queues,
+    resources,
+    rss,
+    stats,
+    vectors,
+    vlan,
+)
 from emuiavf.virtchnl.messages import VirtchnlError, decode
 from emuiavf.virtchnl.ops import RSS_KEY_SIZE, Cap, Op, Status
 from emuiavf.virtchnl.resources import ResetRequest
@@ -49,6 +61,7 @@ class Rule:
 
 
 _ACTIVE = VfState.ACTIVE
+_LARGE = Cap.LARGE_NUM_QPAIRS
 
 RULES: dict[Op, Rule] = {
     Op.VERSION: Rule(resources.on_version, VfState.ANY),
@@ -56,10 +69,14 @@ RULES: dict[Op, Rule] = {
     Op.GET_VF_RESOURCES: Rule(resources.on_get_vf_resources, VfState.ANY, then_link=True),
     Op.REQUEST_QUEUES: Rule(resources.on_request_queues, _ACTIVE, Cap.REQ_QUEUES),
     Op.CONFIG_VSI_QUEUES: Rule(queues.on_config_vsi_queues, _ACTIVE),
-    Op.CONFIG_IRQ_MAP: Rule(queues.on_config_irq_map, _ACTIVE),
+    Op.CONFIG_IRQ_MAP: Rule(vectors.on_config_irq_map, _ACTIVE),
     # iPXE and VPP learn from this event alone that the link is up.
     Op.ENABLE_QUEUES: Rule(queues.on_enable_queues, _ACTIVE, then_link=True),
     Op.DISABLE_QUEUES: Rule(queues.on_disable_queues, _ACTIVE),
+    Op.GET_MAX_RSS_QREGION: Rule(queues.on_get_max_rss_qregion, _ACTIVE, _LARGE),
+    Op.ENABLE_QUEUES_V2: Rule(queues.on_enable_queues_v2, _ACTIVE, _LARGE, then_link=True),
+    Op.DISABLE_QUEUES_V2: Rule(queues.on_disable_queues_v2, _ACTIVE, _LARGE),
+    Op.MAP_QUEUE_VECTOR: Rule(vectors.on_map_queue_vector, _ACTIVE, _LARGE),
     Op.GET_STATS: Rule(stats.on_get_stats, _ACTIVE),
     Op.ADD_ETH_ADDR: Rule(filters.on_add_eth_addr, _ACTIVE, Cap.L2),
     Op.DEL_ETH_ADDR: Rule(filters.on_del_eth_addr, _ACTIVE, Cap.L2),

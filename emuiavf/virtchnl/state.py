@@ -23,13 +23,20 @@ from emuiavf.emudev.info import (
 from emuiavf.policy import MTU_OVERHEAD, VfPolicy
 from emuiavf.virtchnl.flows import Filter, Stack, StackHash
 from emuiavf.virtchnl.messages import VirtchnlError
-from emuiavf.virtchnl.ops import HENA_SUPPORTED, MAX_FRAME, Cap, Promisc
+from emuiavf.virtchnl.ops import (
+    HENA_SUPPORTED,
+    MAX_FRAME,
+    RSS_LUT_SIZE,
+    RSS_LUT_SIZE_LARGE,
+    Cap,
+    Promisc,
+)
 
 VSI_ID = 1
 """The VF's one VSI, as ice numbers it; drivers echo it in every message."""
 
 MAX_PLAIN_QUEUE_PAIRS = 16
-"""Queue pairs that the bitmaps of IRQ_MAP can name; more need LARGE_NUM_QPAIRS."""
+"""Queue pairs that bitmaps of messages can name; more need LARGE_NUM_QPAIRS."""
 
 _TAG = 4
 _TOLD_BY_RESET = ("mac", "mac_locked", "port_vlan", "port_qos", "port_tpid", "trust", "mtu")
@@ -129,9 +136,30 @@ class Vf:
         self._start_over()
 
     @property
+    def num_queue_pairs(self) -> int:
+        """What its driver has; of what it was given as much as it can name.
+
+        Before it has said what it can: what it was given.
+        """
+        if self.state is VfState.INITIAL:
+            return self.given_queue_pairs
+        return min(self.given_queue_pairs, self.max_queue_pairs)
+
+    @property
     def max_queue_pairs(self) -> int:
         """The most queue pairs that REQUEST_QUEUES can get."""
-        return min(self.limits.max_queue_pairs, MAX_PLAIN_QUEUE_PAIRS)
+        most = self.limits.max_queue_pairs
+        can_name_all = Cap.LARGE_NUM_QPAIRS in self.config.caps
+        return most if can_name_all else min(most, MAX_PLAIN_QUEUE_PAIRS)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it has more queue pairs than RSS of a plain VF can use."""
+        return self.num_queue_pairs > MAX_PLAIN_QUEUE_PAIRS
+
+    @property
+    def rss_lut_size(self) -> int:
+        return RSS_LUT_SIZE_LARGE if self.is_large else RSS_LUT_SIZE
 
     @property
     def max_frame(self) -> int:
@@ -183,16 +211,20 @@ class Vf:
     def check_vsi(self, vsi_id: int) -> None:
         check(vsi_id == VSI_ID, f"vsi_id={vsi_id}, this VF has {VSI_ID}")
 
-    def check_queues(self, name: str, bitmap: int) -> None:
-        """Every bit names a queue that the VF was given."""
+    def check_queue(self, index: int) -> None:
         count = self.num_queue_pairs
-        check(bitmap >> count == 0, f"{name}={bitmap:#x}, this VF has {count} queue pairs")
+        check(index < count, f"queue_id={index}, this VF has {count} queue pairs")
+
+    def check_bitmap(self, name: str, bitmap: int) -> None:
+        """Every bit names a queue that the VF has, one of the first 16 as in ice."""
+        count = min(self.num_queue_pairs, MAX_PLAIN_QUEUE_PAIRS)
+        check(bitmap >> count == 0, f"{name}={bitmap:#x}, of {count} queue pairs")
 
     def _start_over(self) -> None:
         self.state = VfState.INITIAL
         self.version: tuple[int, int] | None = None
         self.default_mac = self.policy.mac
-        self.num_queue_pairs = min(self.limits.num_queue_pairs, self.max_queue_pairs)
+        self.given_queue_pairs = self.limits.num_queue_pairs
         self.config = self._initial_config()
 
     def _initial_config(self) -> VfConfig:

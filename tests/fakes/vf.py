@@ -15,7 +15,7 @@ MAC = bytes.fromhex("525400123456")
 OTHER_MAC = bytes.fromhex("525400abcdef")
 ALL_CAPS = 0xFFFF_FFFF
 POLICY = VfPolicy(mac=MAC)
-LIMITS = VfLimits(num_queue_pairs=4, max_queue_pairs=8, num_vectors=17)
+LIMITS = VfLimits(num_queue_pairs=4, max_queue_pairs=32, num_vectors=17)
 
 
 class FakeDatapath(RecordingSink):
@@ -44,8 +44,8 @@ class FakeDatapath(RecordingSink):
     def enable_queues(self, rx: int, tx: int) -> None:
         self._record("enable_queues", rx, tx)
         assert (rx & self.rx_enabled, tx & self.tx_enabled) == (0, 0), "enabled twice"
-        assert all(index in self.rx for index in range(32) if rx >> index & 1)
-        assert all(index in self.tx for index in range(32) if tx >> index & 1)
+        assert all(index in self.rx for index in range(256) if rx >> index & 1)
+        assert all(index in self.tx for index in range(256) if tx >> index & 1)
         self.rx_enabled |= rx
         self.tx_enabled |= tx
 
@@ -168,6 +168,7 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
     vlan = (m.VlanFilterList(1), (m.VlanFilter(0, 0, 0, 100, 0, 0x8100),))
     vlan_id = (m.VlanIdList(1), (m.VlanId(100),))
     setting = (m.VlanSetting(0, 1, 1), ())
+    chunks = (m.QueueChunkList(1), (m.QueueChunk(0, 0, 1), m.QueueChunk(1, 0, 1)))
     return {
         Op.VERSION: (m.Version(1, 1), ()),
         Op.RESET_VF: (None, ()),
@@ -206,6 +207,13 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
         Op.CONFIG_QUEUE_TC_MAP: (m.QueueTcMap(1, 1, 4), (m.TcQueues(0, 4),)),
         Op.CONFIG_QUEUE_BW: (m.QueueBwList(1), (m.QueueBw(1, 0, 0, 20_000),)),
         Op.CONFIG_QUANTA: (m.QuantaConfig(512, 0, 0, 2), ()),
+        Op.GET_MAX_RSS_QREGION: (None, ()),
+        Op.ENABLE_QUEUES_V2: chunks,
+        Op.DISABLE_QUEUES_V2: chunks,
+        Op.MAP_QUEUE_VECTOR: (
+            m.QueueVectorList(1),
+            (m.QueueVector(0, 1, 0, 1), m.QueueVector(0, 2, 1, 0)),
+        ),
     }
 
 

@@ -203,7 +203,7 @@ class Rss:
 
     def queue(self, frame: bytes) -> int:
         value = self.hash(frame)
-        return 0 if value is None else self.lut[value & 63]
+        return 0 if value is None else self.lut[value % len(self.lut)]
 
 
 @dataclass

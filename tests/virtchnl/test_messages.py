@@ -49,6 +49,10 @@ LENGTHS = {
     Op.CONFIG_QUEUE_TC_MAP: (12, 12),
     Op.CONFIG_QUEUE_BW: (16, 16),
     Op.CONFIG_QUANTA: (12, 12),
+    Op.GET_MAX_RSS_QREGION: (0, 0),
+    Op.ENABLE_QUEUES_V2: (24, 24),
+    Op.DISABLE_QUEUES_V2: (24, 24),
+    Op.MAP_QUEUE_VECTOR: (40, 40),
 }
 LISTS: dict[Op, m.Tail] = {op: made.tail for op, made in m.LAYOUTS.items() if made.tail}
 MAX_COUNTS = {
@@ -64,7 +68,12 @@ MAX_COUNTS = {
     Op.DEL_VLAN_V2: 127,
     Op.CONFIG_QUEUE_TC_MAP: 1022,
     Op.CONFIG_QUEUE_BW: 341,
+    Op.ENABLE_QUEUES_V2: 511,
+    Op.DISABLE_QUEUES_V2: 511,
+    Op.MAP_QUEUE_VECTOR: 255,
 }
+# Where a list's count does not stand behind a vsi_id.
+COUNT_AT = {Op.CONFIG_IRQ_MAP: 0, Op.ENABLE_QUEUES_V2: 4, Op.DISABLE_QUEUES_V2: 4}
 # A 1.0 VF sends no capabilities, so this request may be empty as far as its layout goes.
 TOO_SHORT = [
     (op, length)
@@ -165,7 +174,7 @@ def test_count_larger_than_the_body_is_refused(op: Op) -> None:
     head, items = valid_requests()[op]
     data = bytearray(m.encode(op, head, items))
     tail = LISTS[op]
-    offset = 0 if op == Op.CONFIG_IRQ_MAP else 2
+    offset = COUNT_AT.get(op, 2)
     data[offset : offset + 2] = (len(items) + tail.extra + 1).to_bytes(2, "little")
     with pytest.raises(m.VirtchnlError, match="needs"):
         m.decode(op, bytes(data))
@@ -207,6 +216,11 @@ def test_queue_pair_bytes_stand_where_ice_reads_them() -> None:
             "0100 0200 0300 0000 0400 0500 0600 0000" + "00" * 16,
         ),
         (m.VlanSetting(1, 2, 3), "01000000 02000000 0300 000000000000"),
+        (m.QueueChunkList(1, 2), "0100 0000 0200 0000"),
+        (m.QueueChunk(1, 2, 3), "01000000 0200 0300"),
+        (m.QueueVectorList(1, 2), "0100 0200 00000000"),
+        (m.QueueVector(1, 2, 3, 1), "0100 0200 00000000 03000000 01000000"),
+        (m.MaxRssQregion(1, 6), "0100 0600 00000000"),
         (m.PfEvent(1, 100000, 1, 0), "01000000 a0860100 01 000000 00000000"),
         (
             m.VlanCaps(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),

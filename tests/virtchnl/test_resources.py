@@ -19,7 +19,7 @@ REQUESTED = {
     ),
     "dpdk 22.11": (
         (0, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 19, 26, 27, 28, 29, 31),
-        (0, 5, 6, 7, 10, 15, 17, 19, 26, 27, 28, 29),
+        (0, 5, 6, 7, 9, 10, 15, 17, 19, 26, 27, 28, 29),
     ),
     "ipxe": ((0, 6), (0, 6)),
     "vpp avf": ((0, 5, 7, 15, 16, 17, 19, 27, 28), (0, 5, 7, 15, 17, 19, 27, 28)),
@@ -51,7 +51,7 @@ def test_version_is_remembered_over_a_reset() -> None:
 def test_resources_of_a_1_1_vf_byte_for_byte() -> None:
     body = FakeVf().bring_up().send(Op.GET_VF_RESOURCES, m.CapRequest(ALL_CAPS)).body
     assert body == bytes.fromhex(
-        "0100 0400 1100 0026 e18c0e3c 34000000 40000000 0100 0400 06000000 0000 525400123456"
+        "0100 0400 1100 0026 e18e0e3c 34000000 40000000 0100 0400 06000000 0000 525400123456"
     )
 
 
@@ -131,9 +131,47 @@ def test_second_get_vf_resources_replaces_the_capabilities() -> None:
 
 
 def test_more_than_16_pairs_are_not_given_without_the_large_capability() -> None:
-    vf = FakeVf(limits=VfLimits(32, 64, 65)).bring_up()
-    assert vf.resources().num_queue_pairs == 16
+    vf = FakeVf(limits=VfLimits(32, 64, 65)).bring_up(ALL_CAPS & ~Cap.LARGE_NUM_QPAIRS)
+    got = vf.resources(ALL_CAPS & ~Cap.LARGE_NUM_QPAIRS)
+    assert (got.num_queue_pairs, got.vsi_num_queue_pairs, got.rss_lut_size) == (16, 16, 64)
     assert vf.send(Op.REQUEST_QUEUES, m.QueueRequest(17)).body == b"\x10\x00"
+
+
+def test_large_capability_gives_all_pairs_and_a_larger_table() -> None:
+    got = FakeVf(limits=VfLimits(64, 256, 65)).bring_up().resources(Cap.L2 | Cap.LARGE_NUM_QPAIRS)
+    assert got.vf_cap_flags == Cap.L2 | Cap.LARGE_NUM_QPAIRS
+    assert (got.num_queue_pairs, got.vsi_num_queue_pairs, got.rss_lut_size) == (64, 64, 512)
+    assert got.max_vectors == 65
+
+
+@pytest.mark.parametrize(("most", "granted"), [(16, False), (17, True)])
+def test_large_capability_is_of_devices_with_more_than_16_pairs(most: int, granted: bool) -> None:
+    vf = FakeVf(limits=VfLimits(4, most, 17)).bring_up()
+    assert (Cap.LARGE_NUM_QPAIRS in Cap(vf.resources().vf_cap_flags)) is granted
+
+
+def test_256_pairs_can_be_requested_and_given_back() -> None:
+    vf = FakeVf(limits=VfLimits(4, 256, 65)).bring_up()
+    for pairs, table in ((256, 512), (16, 64), (17, 512), (1, 64)):
+        assert vf.post(Op.REQUEST_QUEUES, m.QueueRequest(pairs))[0] == ResetRequest(
+            Op.REQUEST_QUEUES, pairs
+        )
+        vf.session.reset()
+        assert vf.session.num_queue_pairs == pairs
+        got = vf.resources()
+        assert (got.num_queue_pairs, got.rss_lut_size) == (pairs, table)
+
+
+def test_a_driver_that_cannot_name_them_gets_16_of_those_that_one_before_it_had() -> None:
+    vf = FakeVf(limits=VfLimits(4, 256, 65)).bring_up()
+    vf.post(Op.REQUEST_QUEUES, m.QueueRequest(256))
+    vf.session.reset()
+    assert vf.resources(Cap.L2 | Cap.RSS_PF).num_queue_pairs == 16
+    assert vf.status(Op.CONFIG_RSS_LUT, m.RssLut(1), bytes(64)) == Status.SUCCESS
+    assert vf.status(Op.CONFIG_RSS_LUT, m.RssLut(1), bytes(512)) == Status.ERR_PARAM
+    sixteen, more = pair(15), pair(16)
+    assert vf.status(Op.CONFIG_VSI_QUEUES, m.VsiQueueConfig(1), [sixteen]) == Status.SUCCESS
+    assert vf.status(Op.CONFIG_VSI_QUEUES, m.VsiQueueConfig(1), [more]) == Status.ERR_PARAM
 
 
 @pytest.mark.parametrize("pairs", [1, 4, 8])
@@ -158,7 +196,7 @@ def test_request_queues_counts_after_the_reset_and_survives_others() -> None:
     assert (got.num_queue_pairs, got.vsi_num_queue_pairs, got.max_vectors) == (7, 7, 17)
 
 
-@pytest.mark.parametrize(("asked", "answered"), [(0, 0), (9, 8), (65535, 8)])
+@pytest.mark.parametrize(("asked", "answered"), [(0, 0), (33, 32), (65535, 32)])
 def test_request_queues_that_cannot_be_had_answers_what_can(asked: int, answered: int) -> None:
     vf = FakeVf().bring_up()
     before = vf.snapshot()

@@ -17,6 +17,12 @@ NEEDS = {
     Cap.ADV_RSS_PF: {Op.ADD_RSS_CFG, Op.DEL_RSS_CFG},
     Cap.FDIR_PF: {Op.ADD_FDIR_FILTER, Op.DEL_FDIR_FILTER},
     Cap.RX_FLEX_DESC: {Op.GET_SUPPORTED_RXDIDS},
+    Cap.LARGE_NUM_QPAIRS: {
+        Op.GET_MAX_RSS_QREGION,
+        Op.ENABLE_QUEUES_V2,
+        Op.DISABLE_QUEUES_V2,
+        Op.MAP_QUEUE_VECTOR,
+    },
     Cap.RSS_PF: {
         Op.CONFIG_RSS_KEY,
         Op.CONFIG_RSS_LUT,
@@ -118,7 +124,7 @@ def test_without_its_capability_is_not_supported(op: Op, cap: Cap) -> None:
 @pytest.mark.parametrize(("op", "cap"), WITH_NEED)
 @pytest.mark.trap(17)
 def test_with_its_capability_alone_is_served(op: Op, cap: Cap) -> None:
-    vf = FakeVf().bring_up(cap)
+    vf = FakeVf().bring_up(cap).configure(0)
     posted = vf.post(op, *valid_requests()[op])
     assert not [a for a in posted if isinstance(a, Reply) and a.status != Status.SUCCESS]
 

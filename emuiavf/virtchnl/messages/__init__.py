@@ -30,9 +30,14 @@ from emuiavf.virtchnl.messages.qos import (
 )
 from emuiavf.virtchnl.messages.queues import (
     IrqMap as IrqMap,
+    MaxRssQregion as MaxRssQregion,
+    QueueChunk as QueueChunk,
+    QueueChunkList as QueueChunkList,
     QueuePair as QueuePair,
     QueueRequest as QueueRequest,
     QueueSelect as QueueSelect,
+    QueueVector as QueueVector,
+    QueueVectorList as QueueVectorList,
     SupportedRxdids as SupportedRxdids,
     VectorEntry as VectorEntry,
     VsiQueueConfig as VsiQueueConfig,

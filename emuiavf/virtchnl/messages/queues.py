@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from emuiavf.layout import U8, U16, U32, U64, Wire, wire
+from emuiavf.layout import S32, U8, U16, U32, U64, Wire, wire
 
 
 @wire(size=8)
@@ -77,3 +77,49 @@ class SupportedRxdids(Wire):
     """Reply of GET_SUPPORTED_RXDIDS: bit n stands for RXDID n."""
 
     supported_rxdids: U64
+
+
+# Of a VF with more than 16 queue pairs (LARGE_NUM_QPAIRS)
+
+
+@wire(size=8)
+class QueueChunkList(Wire):
+    """ENABLE_QUEUES_V2, DISABLE_QUEUES_V2: header of a list of `QueueChunk`."""
+
+    vport_id: Annotated[int, "H2x"]
+    num_chunks: Annotated[int, "H2x"] = 0
+
+
+@wire(size=8)
+class QueueChunk(Wire):
+    """Queues in a row; `type` as `ops.QueueType`."""
+
+    type: S32
+    start_queue_id: U16
+    num_queues: U16
+
+
+@wire(size=8)
+class QueueVectorList(Wire):
+    """MAP_QUEUE_VECTOR: header of a list of `QueueVector`."""
+
+    vport_id: U16
+    num_qv_maps: Annotated[int, "H4x"] = 0
+
+
+@wire(size=16)
+class QueueVector(Wire):
+    """One queue and its vector; `queue_type` as `ops.QueueType`."""
+
+    queue_id: U16
+    vector_id: Annotated[int, "H4x"]
+    itr_idx: S32
+    queue_type: S32
+
+
+@wire(size=8)
+class MaxRssQregion(Wire):
+    """Reply of GET_MAX_RSS_QREGION: RSS can use 2^`qregion_width` queues."""
+
+    vport_id: U16
+    qregion_width: Annotated[int, "H4x"]

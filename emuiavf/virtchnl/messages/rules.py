@@ -23,9 +23,14 @@ from emuiavf.virtchnl.messages.qos import (
 )
 from emuiavf.virtchnl.messages.queues import (
     IrqMap,
+    MaxRssQregion,
+    QueueChunk,
+    QueueChunkList,
     QueuePair,
     QueueRequest,
     QueueSelect,
+    QueueVector,
+    QueueVectorList,
     SupportedRxdids,
     VectorEntry,
     VsiQueueConfig,
@@ -145,6 +150,10 @@ LAYOUTS: dict[Op, Layout] = {
     Op.CONFIG_QUEUE_TC_MAP: _list(QueueTcMap, TcQueues, "num_tc"),
     Op.CONFIG_QUEUE_BW: _list(QueueBwList, QueueBw, "num_queues"),
     Op.CONFIG_QUANTA: Layout(QuantaConfig),
+    Op.GET_MAX_RSS_QREGION: Layout(None),
+    Op.ENABLE_QUEUES_V2: _list(QueueChunkList, QueueChunk, "num_chunks"),
+    Op.DISABLE_QUEUES_V2: _list(QueueChunkList, QueueChunk, "num_chunks"),
+    Op.MAP_QUEUE_VECTOR: _list(QueueVectorList, QueueVector, "num_qv_maps"),
 }
 
 REPLIES: dict[Op, type[Wire]] = {
@@ -160,6 +169,7 @@ REPLIES: dict[Op, type[Wire]] = {
     Op.GET_OFFLOAD_VLAN_V2_CAPS: VlanCaps,
     Op.GET_QOS_CAPS: QosCapList,
     Op.CONFIG_QUEUE_TC_MAP: QueueTcMap,
+    Op.GET_MAX_RSS_QREGION: MaxRssQregion,
 }
 """Structures of the messages that the PF sends with data, of lists the header; every other reply is
 empty."""
