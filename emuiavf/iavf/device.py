@@ -83,11 +83,19 @@ class DataPathControl(VectorControl, Protocol):
     def forget_tx_tails(self) -> None: ...
 
 
-def _num_vectors(max_queue_pairs: int) -> int:
-    """Size of the MSI-X table, fixed for the life of the device: clients cache it."""
-    if max_queue_pairs <= MAX_PLAIN_QUEUE_PAIRS:
-        return MAX_PLAIN_QUEUE_PAIRS + 1
-    return regs.MAX_VECTORS
+def _sizes(name: str, options: dict[str, Any]) -> tuple[int, int, int]:
+    """Queue pairs at first and at most, and the size of the MSI-X table: fixed for the life of the
+    device, as clients cache it."""
+    queues = options["queues"]
+    most = options["max-queues"] or max(queues, MAX_PLAIN_QUEUE_PAIRS)
+    if queues > most:
+        raise ConfigError(f"{name}: queues={queues} is more than max-queues={most}")
+    plain = most <= MAX_PLAIN_QUEUE_PAIRS
+    return (
+        queues,
+        most,
+        options["vectors"] or (MAX_PLAIN_QUEUE_PAIRS + 1 if plain else regs.MAX_VECTORS),
+    )
 
 
 class IavfDevice:
@@ -95,12 +103,9 @@ class IavfDevice:
 
     def __init__(self, name: str, options: dict[str, Any], loop: Loop) -> None:
         """`options` by `options.OPTIONS`; ConfigError when they contradict each other."""
-        queues, max_queues = options["queues"], options["max-queues"]
-        if queues > max_queues:
-            raise ConfigError(f"{name}: queues={queues} is more than max-queues={max_queues}")
+        queues, max_queues, vectors = _sizes(name, options)
         # Random and locally administered: two backends on one network may have equal names.
         mac = options["mac"] or b"\x02" + secrets.token_bytes(5)
-        vectors = _num_vectors(max_queues)
         attrs = {"mac": mac.hex(":"), "doorbell": options["doorbell"], "link": "up"}
         self.name = name
         self.malicious = 0  # queues stopped for what the guest put into them

@@ -1,10 +1,9 @@
 """The keys of an `emu_iavf` vdev string, beside those that say where it is served."""
 
 from emuiavf.emudev import vdev
-from emuiavf.iavf.regs import MAX_QUEUE_PAIRS
+from emuiavf.iavf.regs import MAX_QUEUE_PAIRS, MAX_VECTORS
 from emuiavf.virtchnl.ops import Cap
 from emuiavf.virtchnl.resources import GRANTED
-from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS
 
 
 def capabilities(text: str) -> Cap:
@@ -23,10 +22,12 @@ def capabilities(text: str) -> Cap:
     return (GRANTED & ~named if removes else named) | Cap.L2
 
 
+# None: `max-queues` is 16 or, if that is more, `queues`; `vectors` is 17, or 65 with more than 16.
 OPTIONS: vdev.OptionTable = {
     "mac": vdev.Option(vdev.mac),
-    "queues": vdev.Option(vdev.integer(1, MAX_PLAIN_QUEUE_PAIRS), 4),
-    "max-queues": vdev.Option(vdev.integer(1, MAX_QUEUE_PAIRS), MAX_PLAIN_QUEUE_PAIRS),
+    "queues": vdev.Option(vdev.integer(1, MAX_QUEUE_PAIRS), 4),
+    "max-queues": vdev.Option(vdev.integer(1, MAX_QUEUE_PAIRS)),
+    "vectors": vdev.Option(vdev.integer(2, MAX_VECTORS)),
     "caps": vdev.Option(capabilities, GRANTED),
     "doorbell": vdev.Option(vdev.choice("mapped", "trap", "shared"), "mapped"),
 }

@@ -39,14 +39,14 @@ class Bank:
         return self.offset <= offset < self.end
 
 
-MAX_QUEUE_PAIRS = 64
+MAX_QUEUE_PAIRS = 256
 MAX_VECTORS = 65
 NUM_ITR = 3
 ITRN1_VECTORS = 16
 
 # Doorbell pages.  ITRN1(i, v) stands at 0x2800 + 64 i + 4 v, v = vector - 1 (the drivers' layout).
-QTX_TAIL1 = Bank("QTX_TAIL1_", 0x0000, 256)
-QRX_TAIL1 = Bank("QRX_TAIL1_", 0x2000, 256)
+QTX_TAIL1 = Bank("QTX_TAIL1_", 0x0000, MAX_QUEUE_PAIRS)
+QRX_TAIL1 = Bank("QRX_TAIL1_", 0x2000, MAX_QUEUE_PAIRS)
 VFINT_ITRN1 = Bank("VFINT_ITRN1_", 0x2800, NUM_ITR * ITRN1_VECTORS)
 VFINT_DYN_CTLN1 = Bank("VFINT_DYN_CTLN1_", 0x3800, MAX_VECTORS - 1)
 

@@ -96,14 +96,27 @@ def test_regions_and_interrupts_by_vfio_index(bench: Bench) -> None:
     assert description.resettable
 
 
-@pytest.mark.parametrize(("max_queues", "vectors"), [(1, 17), (16, 17), (17, 65), (64, 65)])
+@pytest.mark.parametrize(
+    ("options", "vectors"),
+    [
+        ("", 17),
+        (",queues=1,max-queues=1", 17),
+        (",queues=16", 17),
+        (",max-queues=17", 65),
+        (",queues=17", 65),
+        (",queues=256", 65),
+        (",vectors=2", 2),
+        (",queues=256,vectors=33", 33),
+        (",max-queues=16,vectors=65", 65),
+    ],
+)
 @pytest.mark.trap(34)
 @pytest.mark.vfio_user("12.4.4")
 def test_max_queues_fixes_the_vector_table(
-    make_bench: Callable[[str], Bench], max_queues: int, vectors: int
+    make_bench: Callable[[str], Bench], options: str, vectors: int
 ) -> None:
     """The MSI-X table is as large as max_vectors."""
-    bench = make_bench(f",queues=1,max-queues={max_queues}")
+    bench = make_bench(options)
     driver = bench.driver()
     rpc(driver, 1, struct.pack("<II", 1, 1))
     assert struct.unpack_from("<H", rpc(driver, 3, ALL_CAPS).body, 4) == (vectors,)
@@ -122,8 +135,10 @@ def test_identity_is_what_drivers_match(bench: Bench) -> None:
     [
         (",queues=5,max-queues=4", "queues=5 is more than max-queues=4"),
         (",queues=0", "queues=0: at least 1"),
-        (",queues=17", "queues=17: at most 16"),
-        (",max-queues=65", "max-queues=65: at most 64"),
+        (",queues=257", "queues=257: at most 256"),
+        (",max-queues=257", "max-queues=257: at most 256"),
+        (",vectors=1", "vectors=1: at least 2"),
+        (",vectors=66", "vectors=66: at most 65"),
         (",doorbell=no", "doorbell=no: must be one of mapped, trap, shared"),
         (",trust=on", "no option 'trust'"),
     ],
