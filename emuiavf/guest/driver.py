@@ -22,6 +22,7 @@ from emuiavf.guest.adminq import AdminQueue, AdminQueueError, readable
 from emuiavf.guest.bar import Bar0
 from emuiavf.guest.channel import LinkState, NoAnswer, RequestRefused, Virtchnl
 from emuiavf.guest.memory import DmaMemory
+from emuiavf.guest.queue_requests import QueueRequests
 from emuiavf.guest.queues import QueuePair, memory_needed
 from emuiavf.guest.settings import Settings
 from emuiavf.guest.traffic import RSS_KEY
@@ -30,19 +31,16 @@ from emuiavf.iavf.regs import Rstat
 from emuiavf.vfio_user.client import Client, IrqIndex, RegionIndex, eventfds
 from emuiavf.virtchnl.messages import (
     CapRequest,
-    IrqMap,
     QueueRequest,
     QueueSelect,
     RssHena,
     StatsReply,
     SupportedRxdids,
-    VectorEntry,
     Version,
     VfResources,
     VlanCaps,
-    VsiQueueConfig,
 )
-from emuiavf.virtchnl.ops import ITR_NONE, VERSION_MAJOR, VERSION_MINOR, Cap, Op
+from emuiavf.virtchnl.ops import VERSION_MAJOR, VERSION_MINOR, Cap, Op
 
 __all__ = ["AdminQueueError", "DeviceError", "NoAnswer", "RequestRefused", "VfDriver"]
 
@@ -59,6 +57,7 @@ WANTED_CAPS = (
     | Cap.ADV_RSS_PF
     | Cap.FDIR_PF
     | Cap.CRC
+    | Cap.LARGE_NUM_QPAIRS
 )
 RESET_TIMEOUT_S = 2.0
 DEFAULT_MEMORY = 64 << 20
@@ -167,11 +166,10 @@ class VfDriver:
         if num_pairs > self.resources.num_queue_pairs:
             self.request_queues(num_pairs)
         assert self.memory is not None
+        self._kind = buf_size, rxdid, keep_crc
         try:
             for index in range(num_pairs):
-                self.queues.append(
-                    QueuePair(index, self.bar, self.memory, ring_len, buf_size, rxdid, keep_crc)
-                )
+                self.queues.append(QueuePair(index, self.bar, self.memory, ring_len, *self._kind))
         except MemoryError:
             self._free_queues()
             needed = memory_needed(num_pairs, ring_len, buf_size)
@@ -191,8 +189,24 @@ class VfDriver:
     def stop(self) -> None:
         """Disable the queues and free their memory."""
         if self.queues:
-            self.channel.request(Op.DISABLE_QUEUES, self._all_queues())
+            self._requests.disable(range(len(self.queues)), range(len(self.queues)))
             self._free_queues()
+
+    def stop_queue(self, index: int) -> None:
+        """Stop one pair while the others go on; its rings keep what they hold."""
+        self._requests.disable([index], [index])
+
+    def start_queue(self, index: int, *, ring_len: int = 0) -> None:
+        """Start a stopped pair with empty rings, of another length if one is given."""
+        assert self.memory is not None
+        if ring_len:
+            self.queues[index].free()
+            fresh = QueuePair(index, self.bar, self.memory, ring_len, *self._kind)
+            self.queues[index] = fresh
+            self._requests.configure([fresh], self._allowed_frame())
+        else:
+            self.queues[index].rewind()
+        self._requests.enable([index], [index])
 
     def hena_caps(self) -> int:
         """Packet classes that the PF can hash."""
@@ -214,17 +228,17 @@ class VfDriver:
         return self.bar.word(regs.QTX_TAIL1.at(0)) is not None
 
     def wait(self, queues: Sequence[int], timeout_s: float) -> list[int]:
-        """Sleep until one of these queues has an interrupt; returns those that had one.
+        """Sleep until one of these queues has an interrupt; returns those whose vector had one.
 
         A vector is armed again here, so frames that came before must be fetched before.
         """
         for queue in queues:
             self._write_dyn_ctl(queue, regs.DynCtl.INTENA | regs.DynCtl.CLEARPBA)
-        by_fd = {self._vectors[1 + queue]: queue for queue in queues}
-        ready = readable(list(by_fd), timeout_s)
+        fds = {queue: self._vectors[self._requests.vector(queue)] for queue in queues}
+        ready = readable(list(set(fds.values())), timeout_s)
         for fd in ready:
             os.eventfd_read(fd)
-        return [by_fd[fd] for fd in ready]
+        return [queue for queue, fd in fds.items() if fd in ready]
 
     # Resets
 
@@ -288,6 +302,7 @@ class VfDriver:
                 raise DeviceError(f"PF speaks virtchnl {version.major}.{version.minor}, not 1.1")
         body = self.channel.request(Op.GET_VF_RESOURCES, CapRequest(self._caps))
         self.resources = VfResources.decode(body)
+        self._requests = QueueRequests(self.channel, self.resources)
         self.settings.vsi_id = self.resources.vsi_id
         self.settings.vlan_version = 1 if Cap.VLAN in self.caps else 2
 
@@ -313,40 +328,22 @@ class VfDriver:
         return self.bar.read32(regs.VFGEN_RSTAT.offset) & 3
 
     def _enable(self) -> None:
-        vsi_id = self.resources.vsi_id
-        # After a reset the PF may allow less than before.
-        allowed = self.resources.max_mtu
-        max_frame = min(self._max_frame or allowed, allowed)
-        pairs = [queue.config(vsi_id, max_frame) for queue in self.queues]
-        # 32 pairs fit one admin queue buffer with the padding element.
-        for at in range(0, len(pairs), 32):
-            self.channel.request(Op.CONFIG_VSI_QUEUES, VsiQueueConfig(vsi_id), pairs[at : at + 32])
-        self.channel.request(Op.CONFIG_IRQ_MAP, IrqMap(), self._irq_map())
-        for queue in self.queues:
-            self._write_dyn_ctl(queue.index, regs.DynCtl.WB_ON_ITR)
-        self.channel.request(Op.ENABLE_QUEUES, self._all_queues())
+        numbers = range(len(self.queues))
+        self._requests.configure(self.queues, self._allowed_frame())
+        self._requests.map_vectors(numbers, tx=self._interrupts)
+        for queue in numbers:
+            self._write_dyn_ctl(queue, regs.DynCtl.WB_ON_ITR)
+        self._requests.enable(numbers, numbers)
 
-    def _irq_map(self) -> list[VectorEntry]:
-        """Queue i on vector i + 1; without interrupts only so that write-backs have a vector."""
-        return [
-            VectorEntry(
-                vsi_id=self.resources.vsi_id,
-                vector_id=1 + queue.index,
-                rxq_map=1 << queue.index,
-                txq_map=1 << queue.index if self._interrupts else 0,
-                rxitr_idx=ITR_NONE,
-                txitr_idx=ITR_NONE,
-            )
-            for queue in self.queues
-        ]
+    def _allowed_frame(self) -> int:
+        """The longest frame to receive: after a reset the PF may allow less than before."""
+        allowed = self.resources.max_mtu
+        return min(self._max_frame or allowed, allowed)
 
     def _write_dyn_ctl(self, queue: int, bits: regs.DynCtl) -> None:
         none = regs.DYN_CTL_ITR_NONE << regs.DYN_CTL_ITR_SHIFT
-        self.bar.write32(regs.VFINT_DYN_CTLN1.at(queue), bits | none)
-
-    def _all_queues(self) -> QueueSelect:
-        bitmap = (1 << len(self.queues)) - 1
-        return QueueSelect(self.resources.vsi_id, bitmap, bitmap)
+        vector = self._requests.vector(queue)
+        self.bar.write32(regs.VFINT_DYN_CTLN1.at(vector - 1), bits | none)
 
     def _free_queues(self) -> None:
         for queue in self.queues:

@@ -28,6 +28,7 @@ MIN_RING_LEN = 64
 RING_BYTES = 256 << 10
 FIRST_PORT = 10_000
 PORTS_PER_QUEUE = 1_000
+LAST_PORTS = 60_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def flows_between(
     rss = receiver.settings.rss
     src_ip, dst_ip = (b"\x0a\x00" + vf.mac[4:6] for vf in (sender, receiver))
     for index, (out, into) in enumerate(zip(sender.queues, receiver.queues, strict=False)):
-        port = FIRST_PORT + PORTS_PER_QUEUE * index
+        port = FIRST_PORT + PORTS_PER_QUEUE * index % (LAST_PORTS - FIRST_PORT)
         header = flow_header(sender.mac, receiver.mac, src_ip, dst_ip, port)
         if rss is not None:
             header = steer(rss.key, rss.lut, header, index)

@@ -18,6 +18,8 @@ RSS_KEY = bytes.fromhex(
 ) + bytes(12)
 """The key of Microsoft's published test vectors, filled up to 52 bytes."""
 
+FIRST_FREE_PORT = 1024
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -44,13 +46,20 @@ def toeplitz(key: bytes, data: bytes) -> int:
 def steer(key: bytes, lut: bytes, header: bytes, queue: int) -> bytes:
     """The same header with the next UDP source port that hashes to Rx queue `queue`.
 
-    ValueError when the table names the queue nowhere.
+    Behind the last port comes the first that no service has.  ValueError when the table names the
+    queue nowhere.
     """
+    # The hash of a XOR is the XOR of hashes: each bit of the port adds its own.
+    fixed = toeplitz(key, header[26:34] + bytes(2) + header[36:38])
+    of_bit = [toeplitz(key, bytes(8) + struct.pack(">H", 1 << bit)) for bit in range(16)]
     start = struct.unpack_from(">H", header, 34)[0]
-    for port in range(start, 0x1_0000):
-        ports = struct.pack(">H", port) + header[36:38]
-        if lut[toeplitz(key, header[26:34] + ports) % len(lut)] == queue:
-            return header[:34] + ports + header[38:]
+    for port in (*range(start, 0x1_0000), *range(FIRST_FREE_PORT, start)):
+        found = fixed
+        for bit in range(16):
+            if port >> bit & 1:
+                found ^= of_bit[bit]
+        if lut[found % len(lut)] == queue:
+            return header[:34] + struct.pack(">H", port) + header[36:]
     raise ValueError(f"no UDP port leads to Rx queue {queue}")
 
 
