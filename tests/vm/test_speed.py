@@ -16,6 +16,7 @@ from tests.vm.harness import measure
 from tests.vm.harness.backend import BackendProcess, vfio_user_device
 from tests.vm.harness.guest import Guest
 from tests.vm.harness.netns import Namespace
+from tests.vm.harness.rig import Subnet
 
 KERNELS = ("6.12",)
 ROUNDS = 3
@@ -35,12 +36,8 @@ class Nic:
         return f"tap{self.number}"
 
     @property
-    def host(self) -> str:
-        return f"10.77.{self.number}.1"
-
-    @property
-    def guest(self) -> str:
-        return f"10.77.{self.number}.2"
+    def net(self) -> Subnet:
+        return Subnet(self.number)
 
 
 OURS = Nic("emuiavf", "iavf", 0)
@@ -70,9 +67,9 @@ def vm(
         measure.iperf_server(host, cache),
     ):
         for nic in NICS:
-            host.address(nic.tap, f"{nic.host}/24")
+            host.address(nic.tap, f"{nic.net.host}/24")
             name = measure.interface(guest, driver=nic.driver)
-            guest.check(f"ip addr add {nic.guest}/24 dev {name}; ip link set {name} up")
+            guest.check(f"ip addr add {nic.net.guest}/24 dev {name}; ip link set {name} up")
             guest.wait(f"grep -q 1 /sys/class/net/{name}/carrier")
         yield guest
 
@@ -102,11 +99,11 @@ def results(vm: Guest, kernel: str, request: pytest.FixtureRequest) -> Results:
     # More rounds when another job on the machine got in the way: every NIC has them alike.
     for number in range(MOST_ROUNDS):
         for nic in NICS:
-            ping = measure.ping(vm, nic.host, 150)
+            ping = measure.ping(vm, nic.net.host, 150)
             lost += ping.sent - ping.received
             trips[nic.model].append(ping.p50_us)
             for way, option in WAYS.items():
-                rate = measure.mbits(measure.iperf(vm, nic.host, option, seconds=2))
+                rate = measure.mbits(measure.iperf(vm, nic.net.host, option, seconds=2))
                 rates[nic.model][way] = max(rates[nic.model][way], rate)
         found = Results(rates, {model: statistics.median(t) for model, t in trips.items()}, lost)
         if number + 1 >= ROUNDS and found.as_wanted():
