@@ -1,7 +1,8 @@
 """iPXE boots a guest through our VF: a driver of its own, which polls and takes no interrupt.
 
-QEMU starts Debian's unmodified iPXE.  Whatever it needs more comes over the VF: its lease, the
-name of a script, the script, a kernel and its initramfs.  Then that kernel's iavf takes over.
+QEMU starts Debian's unmodified iPXE, by BIOS or UEFI.  Whatever it needs more comes over the VF, by
+TFTP or HTTP: its lease, the name of a script, the script, a kernel and its initramfs.  Then that
+kernel's iavf takes over.
 """
 
 import re
@@ -23,12 +24,33 @@ from tests.vm.harness.netns import Namespace
 from tests.vm.harness.rig import DEVICE, MAC, TAP, Subnet
 
 NET = Subnet()
+HTTP = f"http://{NET.host}/"
+
+
+@dataclass(frozen=True)
+class Way:
+    """Which iPXE, under what firmware, and where the script and the kernel come from."""
+
+    suite: str
+    uefi: bool
+    tftp: bool
+
+    def __str__(self) -> str:
+        return "-".join(
+            (self.suite, "uefi" if self.uefi else "bios", "tftp" if self.tftp else "http")
+        )
+
+
+WAYS = tuple(
+    Way(suite, uefi=suite != IPXE_SUITES[0], tftp=suite == IPXE_SUITES[0]) for suite in IPXE_SUITES
+)
 
 
 @dataclass
 class Booted:
     """A guest that came from the network, and what was seen meanwhile."""
 
+    way: Way
     vm: Guest
     backend: BackendProcess
     console: str
@@ -44,7 +66,7 @@ def ipxe(cache: Path) -> Path:
     return cache / "ipxe"
 
 
-@pytest.fixture(scope="module", params=IPXE_SUITES)
+@pytest.fixture(scope="module", params=WAYS, ids=str)
 def booted(
     request: pytest.FixtureRequest,
     cache: Path,
@@ -52,13 +74,14 @@ def booted(
     host: Namespace,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Booted]:
-    folder = tmp_path_factory.mktemp(f"ipxe-{request.param}")
+    way: Way = request.param
+    folder = tmp_path_factory.mktemp(f"ipxe-{way}")
     # Which kernel is loaded makes no difference to iPXE.
     kernel = (request.config.getoption("--kernels") or "6.12").split(",")[-1]
     script = folder / "boot.ipxe"
     script.write_text(
         f"#!ipxe\nkernel vmlinuz initrd=initramfs {kernel_arguments(['iavf'])}\n"
-        "initrd initramfs\nifstat\nboot\n"
+        f"initrd {HTTP}initramfs\nifstat\nboot\n"
     )
     files = {
         "boot.ipxe": script,
@@ -84,16 +107,18 @@ def booted(
 
     with backend:
         host.address(TAP, f"{NET.host}/24")
-        servers = NetBoot(host, TAP, f"{NET.host}/24", NET.guest, "boot.ipxe", files, on_event)
+        boot_file = "boot.ipxe" if way.tftp else HTTP + "boot.ipxe"
+        servers = NetBoot(host, TAP, f"{NET.host}/24", NET.guest, boot_file, files, on_event)
         with servers:
             try:
                 vm = Guest(
                     cache,
                     kernel,
                     vfio_user_device(path, addr="5.0"),
-                    firmware=ipxe / request.param / "ipxe.lkrn",
+                    firmware=ipxe / way.suite / ("ipxe-amd64.efi" if way.uefi else "ipxe.lkrn"),
+                    uefi=cache / "uefi" if way.uefi else None,
                     log=console,
-                    boot_timeout=80,
+                    boot_timeout=180,
                 )
             except BaseException:
                 print(console.read_text(errors="replace")[-4000:])
@@ -103,6 +128,7 @@ def booted(
             served = servers.events()
         with vm:
             yield Booted(
+                way,
                 vm,
                 backend,
                 re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.read_text(errors="replace")),
@@ -126,10 +152,12 @@ def test_the_lease_is_ours(booted: Booted) -> None:
 
 
 def test_script_kernel_and_initramfs_came_over_the_vf(booted: Booted) -> None:
-    sent = [event for event in booted.served if event["event"] == "http"]
+    sent = [event for event in booted.served if event["event"] in ("http", "tftp")]
     assert [(event["path"].lstrip("/"), event["bytes"]) for event in sent] == list(
         booted.sizes.items()
     )
+    first = "tftp" if booted.way.tftp else "http"
+    assert [event["event"] for event in sent] == [first, first, "http"]
     assert sum(booted.sizes.values()) < booted.counted["rx_bytes"]
 
 
@@ -145,7 +173,8 @@ def test_no_frame_was_bad(booted: Booted) -> None:
 
 def test_the_kernel_came_up_with_our_initramfs(booted: Booted) -> None:
     assert re.search(r"Command line: .*initrd=initramfs", booted.console)
-    assert booted.vm.check("cat /proc/cmdline").startswith("initrd=initramfs ")
+    # Under UEFI the kernel's name comes first.
+    assert "initrd=initramfs" in booted.vm.check("cat /proc/cmdline").split()[:2]
 
 
 def test_linux_takes_the_vf_over(booted: Booted) -> None:

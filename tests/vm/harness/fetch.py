@@ -10,6 +10,7 @@ with the loader and libraries found there.  No root rights are needed.
   CACHE/root/            the unpacked packages of QEMU and of the guest's programs
   CACHE/kernels/LABEL/   vmlinuz, vmlinux (unpacked, boots faster), config, modules/, kernel.json
   CACHE/ipxe/SUITE/      ipxe.lkrn and the others, with --ipxe
+  CACHE/uefi/            OVMF, with --ipxe
   CACHE/manifest.json    the packages used, with version and SHA-256
   CACHE/apt, CACHE/debs  apt's lists and the downloaded packages (see --tidy)
 
@@ -66,6 +67,7 @@ KERNELS = {
     "7": ("trixie-backports",),
 }
 IPXE_SUITES = ("trixie", "forky")
+UEFI_SUITE = "trixie"
 WRAPPED = ("iperf3", "zstd", "tcpdump", "ethtool", "ping")
 # Folders of kernel/ worth keeping: all a network guest may load.
 MODULE_FOLDERS = (
@@ -381,6 +383,22 @@ lib=$here/lib/x86_64-linux-gnu
     return path
 
 
+def unpack_files(deb, pattern, folder):
+    """Keep the plain files of a package whose paths the pattern finds, in one folder."""
+    partial = folder + ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as source:
+        with tarfile.open(fileobj=source.stdout, mode="r|") as archive:
+            for item in archive:
+                if item.isfile() and re.search(pattern, "/" + item.name):
+                    path = os.path.join(partial, os.path.basename(item.name))
+                    with open(path, "wb") as handle:
+                        shutil.copyfileobj(archive.extractfile(item), handle)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(partial, folder)
+
+
 def unpack_kernel(debs, folder, zstd):
     """Keep the image, the configuration and the modules a network guest may want."""
     partial = folder + ".partial"
@@ -484,7 +502,9 @@ def main():
         "(default: %(default)s)".format(", ".join(KERNELS)),
     )
     parser.add_argument(
-        "--ipxe", action="store_true", help="also iPXE, of the suites " + " ".join(IPXE_SUITES)
+        "--ipxe",
+        action="store_true",
+        help="also OVMF, and iPXE of the suites " + " ".join(IPXE_SUITES),
     )
     parser.add_argument("--dpdk", action="store_true", help="also DPDK's programs and drivers")
     parser.add_argument(
@@ -548,11 +568,12 @@ def main():
         for suite in (IPXE_SUITES if args.ipxe else ())
         if args.refresh or suite not in manifest["ipxe"]
     ]
-    if not (programs or todo or ipxe):
+    uefi = args.ipxe and (args.refresh or not os.path.isdir(os.path.join(top, "uefi")))
+    if not (programs or todo or ipxe or uefi):
         say(f"all there, nothing to do ({top})")
         return
 
-    suites = set(ipxe)
+    suites = {*ipxe, UEFI_SUITE} if uefi else set(ipxe)
     if programs:
         suites.update(PROGRAM_SUITES)
     for wanted in todo.values():
@@ -616,23 +637,20 @@ def main():
             fail("no ipxe in suite " + suite)
         deb = apt.download("ipxe", version)
         folder = os.path.join(top, "ipxe", suite)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.makedirs(folder)
-        with subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE
-        ) as source:
-            with tarfile.open(fileobj=source.stdout, mode="r|") as archive:
-                for item in archive:
-                    if item.isfile() and re.search(
-                        r"/(lib/ipxe|boot)/[^/]*ipxe[^/]*$", "/" + item.name
-                    ):
-                        with open(
-                            os.path.join(folder, os.path.basename(item.name)), "wb"
-                        ) as handle:
-                            shutil.copyfileobj(archive.extractfile(item), handle)
+        unpack_files(deb, r"/(lib/ipxe|boot)/[^/]*ipxe[^/]*$", folder)
         manifest["ipxe"][suite] = [record(deb)]
         save()
         say(f"{time.monotonic() - began:5.1f} s  ipxe of {suite}: {version}")
+
+    if uefi:
+        version = apt.madison("ovmf", (UEFI_SUITE,))
+        if not version:
+            fail("no ovmf in suite " + UEFI_SUITE)
+        deb = apt.download("ovmf", version)
+        unpack_files(deb, r"/OVMF/OVMF_(CODE|VARS)_4M\.fd$", os.path.join(top, "uefi"))
+        manifest["uefi"] = [record(deb)]
+        save()
+        say(f"{time.monotonic() - began:5.1f} s  ovmf: {version}")
 
     if json.dumps(manifest, sort_keys=True) == before:
         save()

@@ -93,7 +93,8 @@ class Guest:
     """One QEMU with a Linux guest; `qemu` are arguments on top of the machine's own.
 
     `firmware` is started in place of the kernel, which it has to load from somewhere, with
-    kernel_arguments() for its command line.
+    kernel_arguments() for its command line.  With `uefi`, a folder that has OVMF, it is a program
+    for UEFI.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Guest:
         shared: bool = True,
         reboot: bool = False,
         firmware: Path | None = None,
+        uefi: Path | None = None,
         initramfs: Path | None = None,
     ) -> None:
         self.log = log
@@ -139,6 +141,10 @@ class Guest:
         command += ["-chardev", f"socket,id=command,fd={theirs.fileno()}"]
         command += ["-serial", "chardev:command"]
         command += ["-chardev", f"socket,id=qmp,fd={qmp.fileno()}", "-qmp", "chardev:qmp"]
+        if uefi:
+            flash = "if=pflash,format=raw,file="
+            command += ["-drive", f"{flash}{uefi / 'OVMF_CODE_4M.fd'},readonly=on"]
+            command += ["-drive", f"{flash}{uefi / 'OVMF_VARS_4M.fd'},snapshot=on"]
         if firmware:
             command += ["-kernel", str(firmware)]
         else:

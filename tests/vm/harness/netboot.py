@@ -1,4 +1,4 @@
-"""A wire's DHCP and HTTP servers, for a guest that boots from the network.
+"""A wire's DHCP, HTTP and TFTP servers, for a guest that boots from the network.
 
 A program of its own (`python -m tests.vm.harness.netboot ...`), to be run in a network namespace.
 It leases one address to whoever asks, and serves the files it was given.  What it did comes out
@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.vm.harness import tftp
 from tests.vm.harness.netns import Namespace
 
 # RFC 2131, figure 1: everything before the options.
@@ -106,22 +107,27 @@ def main() -> int:
     parser.add_argument("ifname")
     parser.add_argument("server", type=ipaddress.IPv4Interface, help="our address, with /bits")
     parser.add_argument("lease", type=ipaddress.IPv4Address, help="the client's address")
-    parser.add_argument("boot_file", help="what the client shall load: a name of a file, or a URL")
+    parser.add_argument(
+        "boot_file", help="what the client shall load: a URL, or a name of a file for TFTP"
+    )
     parser.add_argument("files", nargs="+", metavar="NAME=PATH")
     args = parser.parse_args()
     Handler.files = {name: Path(path) for name, _, path in (f.partition("=") for f in args.files)}
     web = http.server.ThreadingHTTPServer((str(args.server.ip), 80), Handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
-    boot_file = args.boot_file
-    if "://" not in boot_file:
-        boot_file = f"http://{args.server.ip}/{boot_file}"
+
+    def sent(name: str, size: int) -> None:
+        say(event="tftp", path=name, bytes=size)
+
+    serve = (str(args.server.ip), Handler.files, sent)
+    threading.Thread(target=tftp.serve, args=serve, daemon=True).start()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, args.ifname.encode())
         sock.bind(("", 67))
         say(event="ready")
         while True:
-            result = answer(sock.recv(2048), args.server, args.lease, boot_file)
+            result = answer(sock.recv(2048), args.server, args.lease, args.boot_file)
             if result:
                 kind, mac, reply = result
                 # The client has no address yet, so it cannot answer ARP.
