@@ -202,3 +202,12 @@ def test_after_a_reset_the_last_queue_and_vector_start_anew():
 def test_a_table_of_another_size_is_refused(entries):
     with pytest.raises(ValueError, match="64 or 512"):
         Driver("a").vf.set_rss(RssConfig(KEY, bytes(entries)))
+
+
+def test_a_worker_looks_at_tx_queues_that_run_and_at_no_other():
+    _engine, _a, b = rig()
+    assert len(b.vf.active_sources()) == QUEUES
+    b.vf.disable(0, ALL & ~(1 << 255))
+    assert len(b.vf.active_sources()) == 1
+    b.vf.disable(0, ALL)
+    assert b.vf.active_sources() == []

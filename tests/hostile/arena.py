@@ -72,7 +72,9 @@ def make_arena(folder: Path, workers: int = 1) -> Arena:
     devices = {VICTIM: "victim", "emu_iavf1": "sibling"}
     arguments = ["--workers", str(workers)]
     for name, socket in devices.items():
-        arguments += ["--vdev", f"{name},path={folder}/{socket}.sock", "--connect", name]
+        # A large VF is to be had, on the vectors of a small one.
+        options = f"path={folder}/{socket}.sock,max-queues=64,vectors=17"
+        arguments += ["--vdev", f"{name},{options}", "--connect", name]
     return Arena(folder, BackendProcess(folder, arguments))
 
 

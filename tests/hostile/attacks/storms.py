@@ -155,6 +155,9 @@ STRUCTURED = (
     Op.ENABLE_QUEUES,
     Op.DISABLE_QUEUES,
     Op.CONFIG_IRQ_MAP,
+    Op.ENABLE_QUEUES_V2,
+    Op.DISABLE_QUEUES_V2,
+    Op.MAP_QUEUE_VECTOR,
     Op.CONFIG_RSS_LUT,
     Op.SET_RSS_HENA,
     Op.CONFIG_PROMISCUOUS_MODE,
@@ -189,6 +192,14 @@ def operate(guest: Intruder, target: Target, extra: Ram) -> None:
         body = queue.encode() if op == Op.CONFIG_VSI_QUEUES else lot.randbytes(lot.randrange(70))
         if op in (Op.ENABLE_QUEUES, Op.DISABLE_QUEUES):
             body = struct.pack("<HHII", 1, 0, lot.randrange(16), lot.randrange(16))
+        elif op in (Op.ENABLE_QUEUES_V2, Op.DISABLE_QUEUES_V2):
+            chunks = [(lot.randrange(2), lot.randrange(64), lot.randrange(1, 4)) for _ in range(3)]
+            body = struct.pack("<HHHH", 1, 0, 3, 0) + b"".join(
+                struct.pack("<iHH", *chunk) for chunk in chunks
+            )
+        elif op == Op.MAP_QUEUE_VECTOR:
+            at = lot.randrange(64), lot.randrange(18), 0, lot.randrange(4), lot.randrange(2)
+            body = struct.pack("<HHI", 1, 1, 0) + struct.pack("<HHIii", *at)
         guest.driver.send(op, body)
         receive_some(guest)
     elif kind < 80:

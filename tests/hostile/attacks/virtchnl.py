@@ -105,6 +105,52 @@ def queues_and_vectors_that_are_not_there(target: Target) -> None:
 
 
 @attack
+def rows_of_queues_that_are_not_there(target: Target) -> None:
+    """The messages of a large VF: chunks and vectors beyond it, and the longest lists there are."""
+    with target.intruder() as guest:
+        guest.negotiate()
+        guest.start()
+        for kind, first, count in (
+            (2, 0, 1),
+            (-1, 0, 1),
+            (0, 0, 0),
+            (1, 4, 1),
+            (1, 0, 5),
+            (0, 3, 2),
+            (0, 0xFFFF, 0xFFFF),
+            (1, 1, 0xFFFF),
+        ):
+            wrong = struct.pack("<iHH", kind, first, count)
+            for chunks in (wrong, struct.pack("<iHH", 1, 0, 1) + wrong, wrong * 511):
+                body = struct.pack("<HHHH", 1, 0, len(chunks) // 8, 0) + chunks
+                for op in (Op.ENABLE_QUEUES_V2, Op.DISABLE_QUEUES_V2):
+                    assert guest.status(op, body) == Status.ERR_PARAM
+        for queue, vector, itr, kind in (
+            (4, 1, 0, 0),
+            (0xFFFF, 1, 0, 1),
+            (0, 17, 0, 1),
+            (0, 0xFFFF, 0, 1),
+            (0, 1, 4, 1),
+            (0, 1, -1, 0),
+            (0, 1, 0, 2),
+            (0, 1, 0, -1),
+        ):
+            wrong = struct.pack("<HHIii", queue, vector, 0, itr, kind)
+            for maps in (wrong, wrong * 255):
+                body = struct.pack("<HHI", 1, len(maps) // 16, 0) + maps
+                assert guest.status(Op.MAP_QUEUE_VECTOR, body) == Status.ERR_PARAM
+        # What may be said 511 and 255 times counts once.
+        same = struct.pack("<HHHH", 1, 0, 511, 0) + struct.pack("<iHH", 1, 0, 4) * 511
+        assert guest.status(Op.DISABLE_QUEUES_V2, same) == 0
+        same = struct.pack("<HHI", 1, 255, 0) + struct.pack("<HHIii", 0, 1, 0, 3, 1) * 255
+        assert guest.status(Op.MAP_QUEUE_VECTOR, same) == 0
+        guest.cure()
+        # As many queues as the device has, of which none is ever set up.
+        guest.driver.send(Op.REQUEST_QUEUES, struct.pack("<H", 64))
+        guest.cure_by_reset()
+
+
+@attack
 def settings_out_of_range(target: Target) -> None:
     """Keys, tables, filters and modes that name what does not exist."""
     with target.intruder() as guest:

@@ -42,7 +42,10 @@ class Subnet:
 
 
 class Rig:
-    """Backend and guest of one VF.  `queues` pairs, as many CPUs; the guest is up and addressed."""
+    """Backend and guest of one VF; the guest is up and addressed.
+
+    `queues` pairs and as many CPUs; `pairs`: the device has more pairs than the guest has CPUs.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Rig:
         folder: Path,
         *,
         queues: int = 2,
+        pairs: int = 0,
         backend: Sequence[str] = (),
         device: str = "",
         reboot: bool = False,
@@ -61,7 +65,7 @@ class Rig:
         self.net = Subnet()
         self.socket = folder / "vf0.sock"
         self.queues, self.reboot, self.hotplug = queues, reboot, hotplug
-        options = f"{DEVICE},path={self.socket},mac={MAC},queues={queues}{device}"
+        options = f"{DEVICE},path={self.socket},mac={MAC},queues={pairs or queues}{device}"
         self.backend = BackendProcess(
             [
                 *("--vdev", options),
