@@ -21,9 +21,9 @@ from emuiavf._ring_put cimport vf_put
 from emuiavf._ring_rate cimport limit_ring, limit_vf
 from emuiavf._ring_spoil cimport vf_put_spoilt
 from emuiavf._ring_state cimport (
-    DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT,
-    DYN_SWINT_TRIG, EVENT_NOW, FAULT_NONE, LUT_SIZE, RX_DESC_SIZE, STRIP_INNER, TX_DESC_SIZE,
-    RingState, RxRun, RxSet, TxRun, Vector, VfRun,
+    DETAIL_FORMAT, DETAIL_STAMP, DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK,
+    DYN_ITR_NONE, DYN_ITR_SHIFT, DYN_SWINT_TRIG, EVENT_NOW, FAULT_NONE, LUT_SIZE, RX_DESC_SIZE,
+    STRIP_INNER, TX_DESC_SIZE, RingState, RxRun, RxSet, TxRun, Vector, VfRun,
 )
 from emuiavf._ring_tx cimport tx_done, tx_take
 from emuiavf._ring_watch cimport RegisterWatch
@@ -66,6 +66,9 @@ cdef enum:
 cdef enum:
     KBPS = 1000
     MAX_RATE = 4_000_000
+
+# Each has a writeback loop of its own.
+cdef tuple COMMON_FORMATS = (Rxdid.LEGACY, Rxdid.FLEX_NIC, Rxdid.FLEX_OVS)
 
 cdef tuple FAULT_TEXT = (
     "", "tail beyond the ring", "descriptor ring is not mapped", "buffer address is not mapped",
@@ -288,6 +291,11 @@ cdef class Vf(Endpoint):
         state.max_pkt_size = queue.max_pkt_size
         state.writeback = queue.writeback
         state.fcs = ETHER_FCS if queue.keep_crc else 0
+        state.details = 0
+        if queue.writeback not in COMMON_FORMATS:
+            state.details |= DETAIL_FORMAT
+        if queue.timestamps and queue.writeback != Rxdid.LEGACY:
+            state.details |= DETAIL_STAMP
         self.rx[i].fault = FAULT_NONE
 
     cdef int _configure(self, RingState *state, object queue) except -1:
@@ -336,7 +344,12 @@ cdef class Vf(Endpoint):
             store_seq_u32(&self.tx[i].enabled, 1)
 
     cdef void _count_enabled(self, RxSet *fresh):
+        cdef int i
         fresh.any = sum(bin(fresh.enabled[k]).count("1") for k in range(4))
+        fresh.extracts = 0
+        for i in range(self.max_queue_pairs):
+            if fresh.enabled[i >> 6] >> (i & 63) & 1 and Rxdid(self.rx[i].state.writeback).extracts:
+                fresh.extracts = 1
 
     def disable(self, rx_queues: int, tx_queues: int) -> None:
         """Stop queues; after the next grace no worker touches their rings."""

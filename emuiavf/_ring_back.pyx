@@ -1,7 +1,9 @@
 """Writeback: Rx descriptors of filled buffers handed to the driver, in ring order.
 
 The format is the ring's (include/writeback.h).  One branch a burst: each call is made for its
-constants.  Marks of rules, which most guests have none of, are a constant too.
+constants.  What most guests have none of, marks of rules, words of headers (include/extract.h) and
+times, is a constant too; of these only times have calls of their own, since Linux 7 has every
+frame stamped.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,7 +24,7 @@ cdef extern from "writeback.h" nogil:
     ctypedef struct Writeback:
         pass
     Writeback writeback_base(uint32_t rxdid, uint64_t flags, uint32_t verdict,
-                             uint32_t extra) noexcept
+                             uint32_t extra, uint64_t stamp) noexcept
     Writeback writeback_of(uint32_t rxdid, const Writeback *base, const Frame *frame,
                            uint64_t tag1, uint64_t tag2) noexcept
     void writeback_mark(uint32_t rxdid, Writeback *made, const Frame *frame) noexcept
@@ -30,24 +32,32 @@ cdef extern from "writeback.h" nogil:
                          uint32_t last) noexcept
 
 
+cdef extern from "extract.h" nogil:
+    void writeback_extract(uint32_t rxdid, Writeback *made, const Frame *frame,
+                           uint32_t at) noexcept
+
+
 cdef extern from *:
     bint unlikely(bint condition) noexcept nogil
 
 
 cdef inline uint32_t plain(
-    uint32_t rxdid, bint ruled, const Batch *batch, Frame *const *frames, const uint32_t *flags,
-    uint32_t count, const RingState *state,
+    uint32_t rxdid, uint64_t stamp, bint more, const Batch *batch, Frame *const *frames,
+    const uint32_t *flags, uint32_t count, const RingState *state,
 ) noexcept nogil:
     """Write back frames of one buffer each from the head on; returns the slot behind them."""
     cdef uint32_t i, slot = state.head, ring_len = state.ring_len, last = flags[0]
-    cdef Writeback base = writeback_base(rxdid, last, last, 0), made
+    cdef Writeback base = writeback_base(rxdid, last, last, 0, stamp), made
     for i in range(count):
         if unlikely(flags[i] != last):
             last = flags[i]
-            base = writeback_base(rxdid, last, last, 0)
+            base = writeback_base(rxdid, last, last, 0, stamp)
         made = writeback_of(rxdid, &base, frames[i], 0, 0)
-        if ruled:
-            writeback_mark(rxdid, &made, frames[i])
+        if more:
+            if batch.ruled:
+                writeback_mark(rxdid, &made, frames[i])
+            if not stamp:
+                writeback_extract(rxdid, &made, frames[i], 0)
         writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
                         frames[i].len, 1)
         slot += 1
@@ -56,13 +66,13 @@ cdef inline uint32_t plain(
     return slot
 
 
-cdef inline Writeback descriptor_of(uint32_t rxdid, const Item *item, uint32_t verdict,
-                                    uint32_t fcs) noexcept nogil:
+cdef inline Writeback descriptor_of(uint32_t rxdid, uint64_t stamp, const Item *item,
+                                    uint32_t verdict, uint32_t fcs) noexcept nogil:
     """`fcs`: RX_CRC where the buffers end with it."""
     cdef const Frame *frame = item.frame
     cdef uint32_t moved = item.moved
     cdef uint64_t tag1 = 0, tag2 = 0
-    cdef Writeback base = writeback_base(rxdid, frame.flags, verdict, moved | fcs)
+    cdef Writeback base = writeback_base(rxdid, frame.flags, verdict, moved | fcs, stamp)
     if moved:
         tag1 = load_be16(frame.head + ETHER_ADDRESSES + 2)
         if moved & RX_L2TAG2:
@@ -73,7 +83,7 @@ cdef inline Writeback descriptor_of(uint32_t rxdid, const Item *item, uint32_t v
     return writeback_of(rxdid, &base, frame, tag1, tag2)
 
 
-cdef inline uint32_t items(uint32_t rxdid, bint ruled, const Batch *batch,
+cdef inline uint32_t items(uint32_t rxdid, uint64_t stamp, bint more, const Batch *batch,
                            const uint32_t *verdicts, const RingState *state) noexcept nogil:
     """Write back the prepared deliveries from the head on; returns the slot behind them."""
     cdef const Item *item
@@ -82,9 +92,12 @@ cdef inline uint32_t items(uint32_t rxdid, bint ruled, const Batch *batch,
     cdef uint32_t fcs = RX_CRC if state.fcs else 0
     for i in range(batch.num_items):
         item = &batch.items[i]
-        made = descriptor_of(rxdid, item, verdicts[i], fcs)
-        if ruled:
-            writeback_mark(rxdid, &made, item.frame)
+        made = descriptor_of(rxdid, stamp, item, verdicts[i], fcs)
+        if more:
+            if batch.ruled:
+                writeback_mark(rxdid, &made, item.frame)
+            if not stamp:
+                writeback_extract(rxdid, &made, item.frame, item.at)
         for p in range(item.pieces):
             writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
                             batch.pieces[item.first + p].len, p + 1 == item.pieces)
@@ -96,26 +109,33 @@ cdef inline uint32_t items(uint32_t rxdid, bint ruled, const Batch *batch,
 
 cdef void write_back_plain(RingState *state, const Batch *batch, Frame *const *frames,
                            const uint32_t *flags, uint32_t count) noexcept nogil:
-    cdef uint32_t slot
-    if batch.ruled:
-        slot = plain(state.writeback, True, batch, frames, flags, count, state)
-    elif state.writeback == RXDID_LEGACY:
-        slot = plain(RXDID_LEGACY, False, batch, frames, flags, count, state)
-    elif state.writeback == RXDID_FLEX_OVS:
-        slot = plain(RXDID_FLEX_OVS, False, batch, frames, flags, count, state)
+    cdef uint32_t slot, rxdid = state.writeback
+    cdef uint64_t stamp
+    if unlikely(batch.more):
+        stamp = batch.stamp
+        if batch.ruled or not stamp:
+            slot = plain(rxdid, stamp, True, batch, frames, flags, count, state)
+        elif rxdid == RXDID_FLEX_NIC:
+            slot = plain(RXDID_FLEX_NIC, stamp, False, batch, frames, flags, count, state)
+        else:
+            slot = plain(rxdid, stamp, False, batch, frames, flags, count, state)
+    elif rxdid == RXDID_LEGACY:
+        slot = plain(RXDID_LEGACY, 0, False, batch, frames, flags, count, state)
+    elif rxdid == RXDID_FLEX_OVS:
+        slot = plain(RXDID_FLEX_OVS, 0, False, batch, frames, flags, count, state)
     else:
-        slot = plain(RXDID_FLEX_NIC, False, batch, frames, flags, count, state)
+        slot = plain(RXDID_FLEX_NIC, 0, False, batch, frames, flags, count, state)
     state.head = slot
 
 
 cdef void write_back(RingState *state, const Batch *batch, const uint32_t *verdicts) noexcept nogil:
-    cdef uint32_t slot
-    if batch.ruled:
-        slot = items(state.writeback, True, batch, verdicts, state)
-    elif state.writeback == RXDID_LEGACY:
-        slot = items(RXDID_LEGACY, False, batch, verdicts, state)
-    elif state.writeback == RXDID_FLEX_OVS:
-        slot = items(RXDID_FLEX_OVS, False, batch, verdicts, state)
+    cdef uint32_t slot, rxdid = state.writeback
+    if unlikely(batch.more):
+        slot = items(rxdid, batch.stamp, True, batch, verdicts, state)
+    elif rxdid == RXDID_LEGACY:
+        slot = items(RXDID_LEGACY, 0, False, batch, verdicts, state)
+    elif rxdid == RXDID_FLEX_OVS:
+        slot = items(RXDID_FLEX_OVS, 0, False, batch, verdicts, state)
     else:
-        slot = items(RXDID_FLEX_NIC, False, batch, verdicts, state)
+        slot = items(RXDID_FLEX_NIC, 0, False, batch, verdicts, state)
     state.head = slot

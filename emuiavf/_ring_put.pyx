@@ -153,7 +153,7 @@ cdef uint32_t vf_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how)
     if not rx_set.any or not load_relaxed_u32(&vf.bus_master):
         vf_discard(vf, burst, mask, RX_QUEUE_OFF)
         return mask
-    if rx_set.hena or vf.judge or rx_set.strip or rx_set.chosen:
+    if rx_set.hena or vf.judge or rx_set.strip or rx_set.chosen or rx_set.extracts:
         burst_judge(burst, mask, rx_set.key, rx_set.hena, vf.judge)
         if rx_set.chosen:
             if rx_set.hashing != NULL:

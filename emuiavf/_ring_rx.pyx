@@ -9,10 +9,11 @@ from emuiavf._bits cimport lowest_bit, prefetch_write
 from emuiavf._dma cimport (
     MEM_READ, MEM_WRITE, MemMap, MemReach, mem_reach, mem_reached, mem_translate,
 )
+from emuiavf._phc cimport phc_now
 from emuiavf._ring_back cimport write_back, write_back_plain
 from emuiavf._ring_state cimport (
-    FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RX_DESC_SIZE, RX_ITEMS, RX_MAX_BUFFERS, STRIP_INNER,
-    Batch, Item, RingState, RxRun, RxSet, VfRun,
+    DETAIL_STAMP, FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RX_DESC_SIZE, RX_ITEMS, RX_MAX_BUFFERS,
+    STRIP_INNER, Batch, Item, RingState, RxRun, RxSet, VfRun,
 )
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, emit_whole, gather_begin
 from emuiavf.datapath._frame cimport (
@@ -39,6 +40,7 @@ cdef extern from "writeback.h" nogil:
     enum:
         RX_L2TAG1
         RX_L2TAG2
+        STAMP_VALID
 
 
 cdef extern from *:
@@ -326,6 +328,11 @@ cdef void rx_refuse(RxRun *rx, Burst *burst, uint32_t mask, int reason) noexcept
     spin_unlock(&rx.lock)
 
 
+cdef inline uint64_t rx_stamp() noexcept nogil:
+    """One reading of the clock for a burst: its frames are there."""
+    return phc_now() << 32 | STAMP_VALID
+
+
 cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, uint32_t mask,
                      uint32_t how, bint *moved) noexcept nogil:
     cdef Batch batch
@@ -338,6 +345,9 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     batch.packets = batch.csum_bad = 0
     batch.judge = vf.judge
     batch.ruled = rx_set.rules != NULL
+    batch.more = batch.ruled | rx.state.details
+    if unlikely(batch.more):
+        batch.stamp = rx_stamp() if rx.state.details & DETAIL_STAMP else 0
     rx.map = map
     if map.generation != rx.map_seen:
         rx.map_seen = map.generation

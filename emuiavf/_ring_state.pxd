@@ -68,8 +68,15 @@ cdef struct RingState:
     uint32_t max_pkt_size
     uint32_t writeback
     uint32_t fcs           # Rx: bytes of it that are delivered, 0 or 4
+    uint32_t details       # Rx: DETAIL_*
     uint32_t cursor        # Tx: payload bytes already sent of the frame at head
     uint32_t generation    # counts configurations
+
+
+# What the writeback of a Rx ring has beside what all have.
+cdef enum:
+    DETAIL_FORMAT = 1      # a format other than the three common ones
+    DETAIL_STAMP = 2       # the time of each frame
 
 
 # Events that a vector waits to announce.
@@ -116,6 +123,7 @@ cdef struct RxSet:
     uint32_t chosen            # there is a table of chosen fields, for hashing or for rules
     const FlowTable *rules     # NULL: none
     uint32_t any
+    uint32_t extracts      # some enabled ring tells of headers: frames are parsed
     uint32_t strip         # STRIP_INNER; above it the TPID of the tag that goes to L2TAG2, or 0
     uint8_t lut[LUT_SIZE]  # a shorter one stands there several times
 
@@ -215,6 +223,8 @@ cdef struct Batch:
     uint32_t room
     uint32_t judge
     uint32_t ruled         # rules have been looked at: the frames have their verdicts
+    uint32_t more          # the descriptors have marks or details
+    uint64_t stamp         # with `more`: the time as include/writeback.h has it, or 0
     uint64_t bytes
     uint64_t cast[4]       # frames by the two flag bits: 0 unicast, 1 multicast, 3 broadcast
     uint64_t packets

@@ -43,7 +43,7 @@ class Received:
     @property
     def hash(self) -> int:
         at_12, at_24 = self.qwords[1] >> 32, self.qwords[3] & 0xFFFF_FFFF
-        return {1: self.qwords[0] >> 32, 2: at_12, 22: at_24}[self.rxdid]
+        return {1: self.qwords[0] >> 32, 22: at_24}.get(self.rxdid, at_12)
 
     @property
     def hashed(self) -> bool:
@@ -69,10 +69,24 @@ class Received:
         return (self.qwords[1] >> 4 & 3) << 3 | self.qwords[1] >> 10 & 1
 
     @property
+    def words(self) -> tuple[int | None, int | None]:
+        """Words of headers."""
+        first, second = self.qwords[3] >> 32 & 0xFFFF, self.qwords[3] >> 48
+        valid = self.qwords[2] >> 14 & 3
+        assert valid & 1 or not first, "a word that is not valid"
+        assert valid & 2 or not second, "a word that is not valid"
+        return first if valid & 1 else None, second if valid & 2 else None
+
+    @property
+    def time(self) -> int | None:
+        """Low 32 bits of the nanoseconds."""
+        return self.qwords[3] >> 32 if self.qwords[2] >> 24 & 0xFF == 1 else None
+
+    @property
     def unused_are_clear(self) -> bool:
         """Nothing stale where no feature of ours writes, and no flow is marked."""
-        high = {1: 0, 2: 0xFFFF_FFFF, 22: self.qwords[3] & 0xFFFF_FFFF}[self.rxdid]
-        flow = {1: True, 2: True, 22: self.qwords[1] >> 32 == 0xFFFF_FFFF}[self.rxdid]
+        high = {1: 0, 22: self.qwords[3] & 0xFFFF_FFFF}.get(self.rxdid, 0xFFFF_FFFF)
+        flow = self.rxdid != 22 or self.qwords[1] >> 32 == 0xFFFF_FFFF
         return self.qwords[2:] == (0, high) and flow
 
 
@@ -89,6 +103,7 @@ class Driver:
         fault_fd=None,
         judge=True,
         rxdid=None,
+        timestamps=False,
     ):
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC)
         opened.append(self.fd)
@@ -125,7 +140,13 @@ class Driver:
             self.vf.configure_tx(TxQueueConfig(i, ring_len, self.tx_ring[i]))
             self.vf.configure_rx(
                 RxQueueConfig(
-                    i, ring_len, self.rx_ring[i], buffer_size, max_pkt_size, writeback=self.rxdid
+                    i,
+                    ring_len,
+                    self.rx_ring[i],
+                    buffer_size,
+                    max_pkt_size,
+                    writeback=self.rxdid,
+                    timestamps=timestamps,
                 )
             )
         self.vf.set_bus_master(True)

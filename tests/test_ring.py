@@ -21,7 +21,11 @@ MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 IIPT4_CSUM, L4T_TCP, L4T_UDP = 0x60, 0x100, 0x300
 
 
-@pytest.fixture(params=Rxdid, autouse=True, ids="rxdid {}".format)
+# Each has a writeback loop of its own, the last stands for all others.
+FORMATS = (Rxdid.LEGACY, Rxdid.FLEX_NIC, Rxdid.FLEX_OVS, Rxdid.FLEX_GENERIC)
+
+
+@pytest.fixture(params=FORMATS, autouse=True, ids="rxdid {}".format)
 def rxdid(request, monkeypatch):
     """Every test with each format of the writeback."""
     monkeypatch.setattr(rings, "RXDID", request.param)

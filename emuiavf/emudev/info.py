@@ -80,7 +80,9 @@ class TxQueueConfig:
 class RxQueueConfig:
     """`databuffer_size` is what one descriptor may receive, `max_pkt_size` excludes the FCS.
 
-    `writeback` is the RXDID: the writeback format is a property of the ring.
+    `writeback` is the RXDID: the writeback format is a property of the ring.  `timestamps`: the
+    time of each frame is written back too, where the format has room for it; a format that has
+    words of headers there has none then.
     """
 
     index: int
@@ -90,6 +92,7 @@ class RxQueueConfig:
     max_pkt_size: int
     writeback: int = 1
     keep_crc: bool = False
+    timestamps: bool = False
 
 
 @dataclass(frozen=True)

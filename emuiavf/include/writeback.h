@@ -12,9 +12,20 @@
 
 enum {
     RXDID_LEGACY = 1,
-    RXDID_FLEX_NIC = 2,  /* hash in qword 1, FDIR id in qword 3 */
-    RXDID_FLEX_OVS = 22, /* "comms OVS_1": the other way round */
+    RXDID_FLEX_NIC = 2, /* hash in qword 1, FDIR id in qword 3 */
+    /* "comms": the same, with words of headers where the time would stand; see extract.h */
+    RXDID_FLEX_GENERIC = 16, /* ... without any */
+    RXDID_FLEX_VLAN = 17,
+    RXDID_FLEX_IPV4 = 18,
+    RXDID_FLEX_IPV6 = 19,
+    RXDID_FLEX_IPV6_FLOW = 20,
+    RXDID_FLEX_TCP = 21,
+    RXDID_FLEX_OVS = 22, /* "comms OVS_1": hash and FDIR id the other way round */
+    RXDID_FLEX_IP_OFFSET = 25,
 };
+
+/* Formats with words of headers, by bit. */
+#define RXDID_EXTRACTING 0x23e0000u
 
 /* Legacy, qword 1 */
 enum {
@@ -56,6 +67,12 @@ enum {
 /* Flexible, qword 0, whose lowest byte is the RXDID */
 enum { RXF_UMBCAST_SHIFT = 14, RXF_PTYPE_SHIFT = 16, RXF_LENGTH_SHIFT = 32 };
 
+/* The time of a frame: qword 2 says that there is one, the upper half of qword 3 has the low 32 bits
+ * of its nanoseconds.  A stamp is the latter with the former in its lowest bit, or 0. */
+enum { RXF_STAMP_SHIFT = 24 };
+#define STAMP_VALID 0x1u
+#define STAMP_NS 0xFFFFFFFF00000000u
+
 /* No rule with a mark has matched (trap 25). */
 #define RXF_NO_FDIR_ID 0xFFFFFFFFu
 
@@ -67,9 +84,9 @@ typedef struct Writeback {
 #define WRITEBACK_INLINE static inline __attribute__((always_inline))
 
 /* What follows from the flags of a frame alone.  `verdict`: FRAME_L4_BAD when found while copying.
- * `extra`: RX_*.  No branch on frame contents. */
+ * `extra`: RX_*.  `stamp`: of a flexible format.  No branch on frame contents. */
 WRITEBACK_INLINE Writeback writeback_base(uint32_t rxdid, uint64_t flags, uint32_t verdict,
-                                          uint32_t extra)
+                                          uint32_t extra, uint64_t stamp)
 {
     uint64_t cast = flags / FRAME_MULTICAST & 3;
     /* The two flag bits make 0, 1, 3; the field wants 0, 1, 2. */
@@ -84,7 +101,9 @@ WRITEBACK_INLINE Writeback writeback_base(uint32_t rxdid, uint64_t flags, uint32
                         | (uint64_t)((extra & RX_CRC) != 0) * RXF_CRCP
                         | (uint64_t)((flags & FRAME_IP_BAD) != 0) << RXF_IPE_SHIFT
                         | (uint64_t)((verdict & FRAME_L4_BAD) != 0) << RXF_L4E_SHIFT;
-        made.qword[2] = (uint64_t)((extra & RX_L2TAG2) != 0) * RXF_L2TAG2P;
+        made.qword[2] = (uint64_t)((extra & RX_L2TAG2) != 0) * RXF_L2TAG2P
+                        | (stamp & STAMP_VALID) << RXF_STAMP_SHIFT;
+        made.qword[3] = stamp & STAMP_NS;
         return made;
     }
     made.qword[1] = RXD_DD | cast << RXD_UMBCAST_SHIFT
@@ -109,7 +128,7 @@ WRITEBACK_INLINE Writeback writeback_of(uint32_t rxdid, const Writeback *base, c
         made.qword[0] |= (uint64_t)frame->ptype << RXF_PTYPE_SHIFT;
         made.qword[1] |= tag1 << RXF_L2TAG1_SHIFT
                          | (uint64_t)(swapped ? RXF_NO_FDIR_ID : frame->hash) << 32;
-        made.qword[3] = swapped ? frame->hash : RXF_NO_FDIR_ID;
+        made.qword[3] |= swapped ? frame->hash : RXF_NO_FDIR_ID;
         return made;
     }
     made.qword[0] = (uint64_t)frame->hash << 32 | tag1 << 16;

@@ -69,11 +69,20 @@ class RxModel:
     head: int = 0
     rxdid: int = 1
 
-    def put(self, tail: int, data: bytes, *, l2tag1: int = 0, rss: int = 0, bits: int = 0) -> bool:
+    def put(
+        self,
+        tail: int,
+        data: bytes,
+        *,
+        l2tag1: int = 0,
+        rss: int = 0,
+        bits: int = 0,
+        aux: tuple[int | None, int | None] = (None, None),
+    ) -> bool:
         """Deliver one frame below `tail`; False when its buffers are not all posted.
 
         `bits` is ORed into qword 1 of every legacy descriptor (status, error, ptype); the flexible
-        formats say the same in their own way.
+        formats say the same in their own way.  `aux` are words of headers.
         """
         pieces = [data[i : i + self.buf_size] for i in range(0, len(data), self.buf_size)]
         if len(pieces) > (tail - self.head) % self.ring_len:
@@ -86,7 +95,7 @@ class RxModel:
             if self.rxdid == 1:
                 made = legacy(status, len(piece), l2tag1, rss)
             else:
-                made = flexible(self.rxdid, status, len(piece), l2tag1, rss)
+                made = flexible(self.rxdid, status, len(piece), l2tag1, rss, aux)
             self.memory.write(slot, made)
             self.head = (self.head + 1) % self.ring_len
         return True
@@ -97,10 +106,17 @@ def legacy(status: int, length: int, l2tag1: int, rss: int) -> bytes:
     return struct.pack("<HHIQQQ", 0, l2tag1, rss, status | length << 38, 0, 0)
 
 
-def flexible(rxdid: int, status: int, length: int, l2tag1: int, rss: int) -> bytes:
+def flexible(
+    rxdid: int,
+    status: int,
+    length: int,
+    l2tag1: int,
+    rss: int,
+    aux: tuple[int | None, int | None] = (None, None),
+) -> bytes:
     """A flexible writeback with the meaning of the legacy `status`, field by field.
 
-    RXDID 2 has the hash in bytes 12-15 and the flow id in 24-27, RXDID 22 the other way round.
+    All have the hash in bytes 12-15 and the flow id in 24-27, but RXDID 22 the other way round.
     """
     status0 = (
         (status & 1)  # DD
@@ -113,7 +129,7 @@ def flexible(rxdid: int, status: int, length: int, l2tag1: int, rss: int) -> byt
     )
     no_flow = 0xFFFF_FFFF
     return struct.pack(
-        "<BBHHHHHIHBBHHII",
+        "<BBHHHHHIHBBHHIHH",
         rxdid,
         (status >> 9 & 3) << 6,  # UMBCAST
         status >> 30 & 0xFF,  # ptype
@@ -121,12 +137,13 @@ def flexible(rxdid: int, status: int, length: int, l2tag1: int, rss: int) -> byt
         0,  # header length
         status0,
         l2tag1,
-        rss if rxdid == 2 else no_flow,
-        0,  # status_error1
+        no_flow if rxdid == 22 else rss,
+        (aux[0] is not None) << 14 | (aux[1] is not None) << 15,  # status_error1
         0,  # flags
         0,  # timestamp low
         0,  # L2TAG2, first or raw checksum
         0,  # L2TAG2, second
-        no_flow if rxdid == 2 else rss,
-        0,  # timestamp high
+        rss if rxdid == 22 else no_flow,
+        aux[0] or 0,  # these two, or timestamp high
+        aux[1] or 0,
     )
