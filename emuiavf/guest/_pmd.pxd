@@ -57,14 +57,17 @@ cpdef enum RxBits:
 
 
 cpdef enum FlexBits:
-    """Qword 1 of a flexible Rx writeback; DD, EOF and L3L4P stand as in the legacy one."""
+    """A flexible Rx writeback; of qword 1 DD, EOF and L3L4P stand as in the legacy one."""
     FLEX_IPE_SHIFT = 4
     FLEX_L4E_SHIFT = 5
     FLEX_RXE_SHIFT = 10
     FLEX_CRCP = 1 << 11
     FLEX_RSS_VALID = 1 << 12
     FLEX_L2TAG1P = 1 << 13
-    FLEX_L2TAG2P = 1 << 11
+    FLEX_L2TAG2P = 1 << 11        # of qword 2, as the next three
+    FLEX_AUX0_VALID = 1 << 14
+    FLEX_AUX1_VALID = 1 << 15
+    FLEX_TIME_VALID = 1 << 24
     FLEX_PTYPE_SHIFT = 16
     FLEX_PTYPE_MASK = 0x3FF
     FLEX_LENGTH_SHIFT = 32

@@ -31,6 +31,8 @@ from emuiavf.iavf.regs import Rstat
 from emuiavf.vfio_user.client import Client, IrqIndex, RegionIndex, eventfds
 from emuiavf.virtchnl.messages import (
     CapRequest,
+    PhcTime,
+    PtpCaps,
     QueueRequest,
     QueueSelect,
     RssHena,
@@ -40,7 +42,7 @@ from emuiavf.virtchnl.messages import (
     VfResources,
     VlanCaps,
 )
-from emuiavf.virtchnl.ops import VERSION_MAJOR, VERSION_MINOR, Cap, Op
+from emuiavf.virtchnl.ops import VERSION_MAJOR, VERSION_MINOR, Cap, Op, PtpCap
 
 __all__ = ["AdminQueueError", "DeviceError", "NoAnswer", "RequestRefused", "VfDriver"]
 
@@ -58,6 +60,7 @@ WANTED_CAPS = (
     | Cap.FDIR_PF
     | Cap.CRC
     | Cap.LARGE_NUM_QPAIRS
+    | Cap.PTP
 )
 RESET_TIMEOUT_S = 2.0
 DEFAULT_MEMORY = 64 << 20
@@ -153,20 +156,22 @@ class VfDriver:
         lut: bytes | None = None,
         rxdid: Rxdid = Rxdid.LEGACY,
         keep_crc: bool = False,
+        timestamps: bool = False,
     ) -> None:
         """Set up and enable `num_pairs` queue pairs, with RSS over them when granted.
 
         `max_frame` is the longest frame to receive (0: what the PF allows).  `interrupts`: every
         queue has a vector that `wait` can sleep on.  More pairs than the VF has are requested.
         `rxdid`: how received frames are reported; flexible formats need Cap.RX_FLEX_DESC.
-        `keep_crc`: received frames end with their FCS, which needs Cap.CRC.
+        `keep_crc`: received frames end with their FCS, which needs Cap.CRC.  `timestamps`: flexible
+        formats report the time of each frame, which needs Cap.PTP.
         """
         if self.queues:
             raise StateError("the queues are running")
         if num_pairs > self.resources.num_queue_pairs:
             self.request_queues(num_pairs)
         assert self.memory is not None
-        self._kind = buf_size, rxdid, keep_crc
+        self._kind = buf_size, rxdid, keep_crc, timestamps
         try:
             for index in range(num_pairs):
                 self.queues.append(QueuePair(index, self.bar, self.memory, ring_len, *self._kind))
@@ -217,6 +222,16 @@ class VfDriver:
         body = self.channel.request(Op.GET_SUPPORTED_RXDIDS)
         bitmap = SupportedRxdids.decode(body).supported_rxdids
         return {rxdid for rxdid in range(64) if bitmap >> rxdid & 1}
+
+    def ptp_caps(self) -> PtpCap:
+        """What can be done with the PTP clock; RequestRefused without Cap.PTP."""
+        wanted = PtpCap.RX_TSTAMP | PtpCap.READ_PHC
+        body = self.channel.request(Op.PTP_GET_CAPS, PtpCaps(wanted))
+        return PtpCap(PtpCaps.decode(body).caps)
+
+    def phc_ns(self) -> int:
+        """The time by the PTP clock, in nanoseconds since 1970."""
+        return PhcTime.decode(self.channel.request(Op.PTP_GET_TIME, PhcTime())).time
 
     def vlan_caps(self) -> VlanCaps:
         """What the PF can do with VLAN tags; RequestRefused without Cap.VLAN_V2."""

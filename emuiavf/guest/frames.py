@@ -127,7 +127,8 @@ class Frame:
 
     `error` has the bits of the legacy format, `status` those of the ring's own.  `vlan_tci` is the
     tag that was moved to L2TAG1, `outer_tci` that of the second L2TAG2; `mark` is that of a flow
-    director rule.
+    director rule.  `words` are two of the frame's headers, as DPDK's guide to net_ice names them
+    under "proto_xtr", and `time` the low 32 bits of the nanoseconds of the PTP clock.
     """
 
     data: bytes
@@ -139,6 +140,8 @@ class Frame:
     vlan_tci: int | None
     mark: int | None = None
     outer_tci: int | None = None
+    words: tuple[int | None, int | None] = (None, None)
+    time: int | None = None
 
     @classmethod
     def from_descriptor(cls, data: bytes, queue: int, rxdid: int, *qwords: int) -> Self:
@@ -185,6 +188,11 @@ class Frame:
             vlan_tci=qword1 >> 16 & 0xFFFF if status & FlexBits.FLEX_L2TAG1P else None,
             mark=flow_id if flow_id != _NO_FLOW else None,
             outer_tci=_second_tag(qword2, FlexBits.FLEX_L2TAG2P),
+            words=(
+                qword3 >> 32 & 0xFFFF if qword2 & FlexBits.FLEX_AUX0_VALID else None,
+                qword3 >> 48 if qword2 & FlexBits.FLEX_AUX1_VALID else None,
+            ),
+            time=qword3 >> 32 if qword2 & FlexBits.FLEX_TIME_VALID else None,
         )
 
     @property

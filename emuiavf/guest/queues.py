@@ -9,6 +9,7 @@ from emuiavf.guest.frames import Frame, TxFrame
 from emuiavf.guest.memory import Block, DmaMemory
 from emuiavf.iavf import regs
 from emuiavf.virtchnl.messages import QueuePair as QueuePairConfig
+from emuiavf.virtchnl.ops import RxqFlag
 
 TX_DESCRIPTOR = 16
 RX_DESCRIPTOR = 32
@@ -17,7 +18,7 @@ RX_DESCRIPTOR = 32
 class QueuePair:
     """Rings number `index`; each slot owns a buffer of `buf_size` bytes.
 
-    `rxdid` is the format in which received frames are reported.
+    `rxdid` is the format in which received frames are reported, `timestamps` whether their time is.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class QueuePair:
         buf_size: int,
         rxdid: Rxdid = Rxdid.LEGACY,
         keep_crc: bool = False,
+        timestamps: bool = False,
     ) -> None:
         self.index = index
+        self._timestamps = timestamps
         self._keep_crc = keep_crc
         self._bar = bar
         self._memory = memory
@@ -114,7 +117,7 @@ class QueuePair:
             rx_max_pkt_size=max_pkt_size,
             rx_crc_disable=int(self._keep_crc),
             rx_rxdid=self.rx.rxdid,
-            rx_flags=0,
+            rx_flags=RxqFlag.PTP_RX_TSTAMP if self._timestamps else 0,
             rx_dma_ring_addr=self._rx_ring.iova,
             rx_split_pos=0,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from emuiavf._phc import phc_ns
 from emuiavf.emudev.device import EmuDevice
 from emuiavf.emudev.info import (
     EthStats,
@@ -19,7 +20,8 @@ from emuiavf.iavf.memory import GuestRam
 
 
 class Datapath:
-    """The virtchnl session's view: the device's Sink, counters, and a guard before the start."""
+    """The virtchnl session's view: the device's Sink, counters, the PTP clock, and a guard before
+    the start."""
 
     def __init__(self, emu: EmuDevice, ram: GuestRam, stats: Callable[[], EthStats]) -> None:
         self._emu = emu
@@ -28,6 +30,9 @@ class Datapath:
 
     def eth_stats(self) -> EthStats:
         return self._stats()
+
+    def phc_ns(self) -> int:
+        return phc_ns()
 
     def enable_queues(self, rx: int, tx: int) -> None:
         """MemoryFault when guest memory has vanished, or a ring lies in none."""

@@ -132,6 +132,25 @@ class Cap(IntFlag):
     PTP = 1 << 31
 
 
+class RxqFlag(IntFlag):
+    """Flags of a Rx queue in CONFIG_VSI_QUEUES."""
+
+    PTP_RX_TSTAMP = 1
+
+
+class PtpCap(IntFlag):
+    """Bits of 1588_PTP_GET_CAPS."""
+
+    NONE = 0
+    TX_TSTAMP = 1 << 0
+    RX_TSTAMP = 1 << 1
+    READ_PHC = 1 << 2
+    WRITE_PHC = 1 << 3
+    PHC_REGS = 1 << 4
+    SYNCE = 1 << 6
+    GNSS = 1 << 7
+
+
 class VsiType(IntEnum):
     SRIOV = 6
 

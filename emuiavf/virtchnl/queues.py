@@ -15,7 +15,7 @@ from emuiavf.virtchnl.messages import (
     QueueSelect,
     SupportedRxdids,
 )
-from emuiavf.virtchnl.ops import Cap, QueueType
+from emuiavf.virtchnl.ops import Cap, QueueType, RxqFlag
 from emuiavf.virtchnl.state import MAX_PLAIN_QUEUE_PAIRS, VSI_ID, Vf, VfConfig, check
 
 RING_LENS = range(32, 8160 + 1, 32)
@@ -140,7 +140,14 @@ def _rx_config(vf: Vf, pair: QueuePair) -> RxQueueConfig:
         max_pkt_size=pair.rx_max_pkt_size,
         writeback=pair.rx_rxdid if flexible else Rxdid.LEGACY,
         keep_crc=bool(pair.rx_crc_disable),
+        timestamps=_wants_timestamps(vf, pair),
     )
+
+
+def _wants_timestamps(vf: Vf, pair: QueuePair) -> bool:
+    """As in ice the flag counts for nothing without both capabilities."""
+    both = Cap.PTP | Cap.RX_FLEX_DESC
+    return both in vf.config.caps and bool(pair.rx_flags & RxqFlag.PTP_RX_TSTAMP)
 
 
 def _check_select(vf: Vf, msg: QueueSelect) -> None:

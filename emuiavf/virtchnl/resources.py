@@ -31,6 +31,7 @@ GRANTED = (
     | Cap.TC_U32
     | Cap.QOS
     | Cap.LARGE_NUM_QPAIRS
+    | Cap.PTP
 )
 """What a VF gets when it asks.  A bit stands here only when all of its opcodes are served."""
 

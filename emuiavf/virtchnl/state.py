@@ -74,9 +74,11 @@ class Link:
 
 
 class Datapath(Sink, Protocol):
-    """Where finished facts go, and where the counters come from."""
+    """Where finished facts go, and where the counters and the time come from."""
 
     def eth_stats(self) -> EthStats: ...
+
+    def phc_ns(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,15 @@ class FakeDatapath(RecordingSink):
     def __init__(self, num_vectors: int = 17) -> None:
         super().__init__()
         self.stats = EthStats()
+        self.phc = 0
         self.num_vectors = num_vectors
         self._clear()
 
     def eth_stats(self) -> EthStats:
         return self.stats
+
+    def phc_ns(self) -> int:
+        return self.phc
 
     def configure_tx(self, queue: TxQueueConfig) -> None:
         self._record("configure_tx", queue)
@@ -186,6 +190,8 @@ def valid_requests() -> dict[Op, tuple[Wire | None, Sequence[Wire] | bytes]]:
         Op.CONFIG_RSS_LUT: (m.RssLut(1), bytes(64)),
         Op.GET_RSS_HENA_CAPS: (None, ()),
         Op.GET_SUPPORTED_RXDIDS: (None, ()),
+        Op.PTP_GET_CAPS: (m.PtpCaps(6), ()),
+        Op.PTP_GET_TIME: (m.PhcTime(), ()),
         Op.SET_RSS_HENA: (m.RssHena(0), ()),
         Op.CONFIG_RSS_HFUNC: (m.RssHfunc(1, 0), ()),
         Op.ADD_RSS_CFG: (m.RssCfg.of([m.ProtoHdr(4, 3), m.ProtoHdr(6, 1)]), ()),

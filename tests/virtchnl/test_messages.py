@@ -38,6 +38,8 @@ LENGTHS = {
     Op.DISABLE_VLAN_STRIPPING: (0, 0),
     Op.REQUEST_QUEUES: (2, 2),
     Op.GET_SUPPORTED_RXDIDS: (0, 0),
+    Op.PTP_GET_CAPS: (48, 48),
+    Op.PTP_GET_TIME: (16, 16),
     Op.GET_OFFLOAD_VLAN_V2_CAPS: (0, 0),
     Op.ADD_VLAN_V2: (40, 40),
     Op.DEL_VLAN_V2: (40, 40),

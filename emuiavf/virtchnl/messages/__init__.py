@@ -18,6 +18,10 @@ from emuiavf.virtchnl.messages.flows import (
     RssCfg as RssCfg,
     raw_pattern as raw_pattern,
 )
+from emuiavf.virtchnl.messages.ptp import (
+    PhcTime as PhcTime,
+    PtpCaps as PtpCaps,
+)
 from emuiavf.virtchnl.messages.qos import (
     QosCap as QosCap,
     QosCapList as QosCapList,

@@ -13,6 +13,7 @@ from emuiavf.errors import PeerError
 from emuiavf.layout import Wire
 from emuiavf.virtchnl.messages.filters import EtherAddr, EtherAddrList, PromiscInfo
 from emuiavf.virtchnl.messages.flows import FdirAdd, FdirDel, RssCfg
+from emuiavf.virtchnl.messages.ptp import PhcTime, PtpCaps
 from emuiavf.virtchnl.messages.qos import (
     QosCapList,
     QuantaConfig,
@@ -139,6 +140,8 @@ LAYOUTS: dict[Op, Layout] = {
     Op.DISABLE_VLAN_STRIPPING: Layout(None),
     Op.REQUEST_QUEUES: Layout(QueueRequest),
     Op.GET_SUPPORTED_RXDIDS: Layout(None),
+    Op.PTP_GET_CAPS: Layout(PtpCaps),
+    Op.PTP_GET_TIME: Layout(PhcTime),
     Op.GET_OFFLOAD_VLAN_V2_CAPS: Layout(None),
     Op.ADD_VLAN_V2: _list(VlanFilterList, VlanFilter, "num_elements"),
     Op.DEL_VLAN_V2: _list(VlanFilterList, VlanFilter, "num_elements"),
@@ -166,6 +169,8 @@ REPLIES: dict[Op, type[Wire]] = {
     Op.DEL_FDIR_FILTER: FdirDel,
     Op.REQUEST_QUEUES: QueueRequest,
     Op.GET_SUPPORTED_RXDIDS: SupportedRxdids,
+    Op.PTP_GET_CAPS: PtpCaps,
+    Op.PTP_GET_TIME: PhcTime,
     Op.GET_OFFLOAD_VLAN_V2_CAPS: VlanCaps,
     Op.GET_QOS_CAPS: QosCapList,
     Op.CONFIG_QUEUE_TC_MAP: QueueTcMap,
