@@ -23,6 +23,8 @@ HOST, LEFT, RIGHT = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 # The switch, and the two wires.
 CONNECTED = ("emu_iavf0,emu_iavf1,tap0", "emu_iavf2,emu_iavf3", "emu_iavf4,emu_iavf5")
 AGAIN_S = 15.0
+# The six bits of a port's state that both ends are to have set (IEEE 802.1AX, 6.4.2.3).
+ALL_OF_LACP = 0x3F
 # A bond says so when it comes up, before the first answer can be there.
 EARLY = (r"No 802\.3ad response from the link partner",)
 
@@ -165,6 +167,14 @@ def test_aggregated_links(net: Net) -> None:
     ports = "cat /sys/class/net/bond0/bonding/ad_num_ports"
     options = "mode 802.3ad miimon 50 lacp_rate fast xmit_hash_policy layer3+4"
     with net.inside("left", 2, 4) as left, net.inside("right", 3, 5) as right:
+
+        def aggregated() -> None:
+            """Both ends collect and distribute on both links, and know that of each other."""
+            for at, index in ((left, 2), (left, 4), (right, 3), (right, 5)):
+                for end in ("actor", "partner"):
+                    state = f"/sys/class/net/if{index}/bonding_slave/ad_{end}_oper_port_state"
+                    net.vm.wait(f"[ $({at} cat {state}) = {ALL_OF_LACP} ]", AGAIN_S)
+
         for at, first, second in ((left, 2, 4), (right, 3, 5)):
             net.vm.check(
                 f"{at} ip link add bond0 type bond {options} && "
@@ -173,8 +183,7 @@ def test_aggregated_links(net: Net) -> None:
             )
         for at, address in ((left, LEFT), (right, RIGHT)):
             net.up(at, "bond0", address)
-        for at in (left, right):
-            net.vm.wait(f"[ $({at} {ports}) = 2 ]")
+        aggregated()
         net.serve(right)
         net.assert_pings(left, RIGHT)
         before = [net.sent(left, index) for index in (2, 4)]
@@ -191,8 +200,7 @@ def test_aggregated_links(net: Net) -> None:
         finally:
             for vf in cut:
                 net.emuiavf("set", vf, "link-state", "auto")
-        for at in (left, right):
-            net.vm.wait(f"[ $({at} {ports}) = 2 ]", AGAIN_S)
+        aggregated()
         net.assert_pings(left, RIGHT)
 
 
