@@ -18,9 +18,10 @@ from emuiavf._ring_state cimport (
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, emit_whole, gather_begin
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, ETHER_ADDRESSES, ETHER_FCS, ETHER_TAG, ETHER_VLAN, FRAME_ASK_IP_CSUM,
-    FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_MULTICAST, L4_SCTP,
-    PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST, RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS,
-    RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS, RX_TOO_LONG, RX_UNICAST, Burst, Frame, Segment,
+    FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_MULTICAST, FRAME_TUNNEL,
+    L4_SCTP, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST, RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES,
+    RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS, RX_TOO_LONG, RX_UNICAST, Burst, Frame,
+    Segment,
 )
 from emuiavf.datapath._offload cimport frame_copy, load_be16
 
@@ -51,7 +52,7 @@ cdef extern from *:
 cdef enum:
     RX_TAG_BYTES = 15  # of what rx_strip() returns; the rest says where the tags go
     # What keeps a frame from being delivered by a plain copy of its head.
-    FRAME_WORK = FRAME_ASK_TSO | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM
+    FRAME_WORK = FRAME_ASK_TSO | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_TUNNEL
     # ... and what of one is counted apart.
     FRAME_NOTED = FRAME_MULTICAST | FRAME_IP_BAD | FRAME_L4_BAD
 

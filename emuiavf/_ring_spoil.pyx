@@ -14,13 +14,13 @@ from emuiavf._ring_put cimport vf_put
 from emuiavf._ring_state cimport VfRun
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HASHED, FRAME_IP_BAD,
-    FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_PARSED, Burst, Frame, FrameSink,
+    FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_PARSED, FRAME_TUNNEL, Burst, Frame, FrameSink,
 )
 
 
 cdef enum:
     KNOWN = (FRAME_PARSED | FRAME_HASHED | FRAME_IP_BAD | FRAME_L4_BAD | FRAME_L4_GOOD
-             | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM)
+             | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_TUNNEL)
 
 
 cdef uint32_t vf_put_spoilt(FrameSink *sink, Burst *burst, uint32_t mask,

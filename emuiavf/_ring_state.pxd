@@ -27,6 +27,12 @@ cpdef enum TxDesc:
     TXD_L4LEN_SHIFT = 30
     TXD_BUFSZ_SHIFT = 34
     TXD_L2TAG1_SHIFT = 48
+    TXC_EIPT = 3                # qword 0: a packet in a packet
+    TXC_EIPLEN_SHIFT = 2
+    TXC_L4TUNT_SHIFT = 9
+    TXC_EIP_NOINC = 0x800
+    TXC_L4TUNLEN_SHIFT = 12
+    TXC_L4T_CS = 0x800000
     TXC_TSO = 0x10
     TXC_IL2TAG2 = 0x40
     TXC_MSS_SHIFT = 50

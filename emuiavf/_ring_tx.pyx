@@ -14,17 +14,21 @@ from emuiavf._dma cimport (
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, BURST_SEGMENTS, ETHER_ADDRESSES, ETHER_TAG, ETHER_VLAN, FRAME_ASK_IP_CSUM,
     FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_BROADCAST, FRAME_DROP, FRAME_HEAD, FRAME_HEADROOM,
-    FRAME_MAX_LEN, FRAME_MAX_SEGMENTS, FRAME_MAX_TSO, FRAME_MIN_LEN, FRAME_MULTICAST, L4_NONE,
+    FRAME_HEAD_MAX, FRAME_MAX_LEN, FRAME_MAX_SEGMENTS, FRAME_MAX_TSO, FRAME_MIN_LEN,
+    FRAME_MULTICAST, FRAME_TUNNEL, L4_NONE, L4_UDP, TUNNEL_ASK_IP_CSUM, TUNNEL_KEEP_ID,
+    TUNNEL_L4_SHIFT,
     TX_BROADCAST, TX_BYTES, TX_ERRORS, TX_MALICIOUS, TX_MULTICAST, TX_PACKETS, TX_SEGMENTS,
     TX_UNICAST, Burst, Frame, Segment, Source, frame_take_dst,
 )
 from emuiavf.datapath._offload cimport frame_check_request, frame_copy
+from emuiavf.datapath._tunnel cimport frame_check_tunnel
 from emuiavf._ring_state cimport (
     EVENT_TX, FAULT_ADDRESS, FAULT_CHAIN, FAULT_LENGTH, FAULT_NONE, FAULT_RING, FAULT_TAIL,
-    FAULT_TYPE, RingState, TXC_IL2TAG2, TXC_MSS_SHIFT, TXC_TSO, TXD_BUFSZ_SHIFT, TXD_DTYPE_CONTEXT,
-    TXD_DTYPE_DATA, TXD_DTYPE_DONE, TXD_EOP, TXD_IIPT_SHIFT, TXD_IL2TAG1, TXD_IPLEN_SHIFT,
-    TXD_L2TAG1_SHIFT, TXD_L4LEN_SHIFT, TXD_L4T_SHIFT, TXD_MACLEN_SHIFT, TXD_RS, TX_DESC_SIZE,
-    TxRun, Vector,
+    FAULT_TYPE, RingState, TXC_EIPLEN_SHIFT, TXC_EIPT, TXC_EIP_NOINC, TXC_IL2TAG2,
+    TXC_L4TUNLEN_SHIFT, TXC_L4TUNT_SHIFT, TXC_L4T_CS, TXC_MSS_SHIFT, TXC_TSO, TXD_BUFSZ_SHIFT,
+    TXD_DTYPE_CONTEXT, TXD_DTYPE_DATA, TXD_DTYPE_DONE, TXD_EOP, TXD_IIPT_SHIFT, TXD_IL2TAG1,
+    TXD_IPLEN_SHIFT, TXD_L2TAG1_SHIFT, TXD_L4LEN_SHIFT, TXD_L4T_SHIFT, TXD_MACLEN_SHIFT, TXD_RS,
+    TX_DESC_SIZE, TxRun, Vector,
 )
 from emuiavf._ring_irq cimport vector_event
 
@@ -43,6 +47,12 @@ cdef enum:
     # Bits of qword 1 that decide whether a Tx descriptor is a whole frame without requests: DTYPE,
     # EOP, IL2TAG1, IIPT, L4T.
     TXD_NOT_PLAIN = 0xF | TXD_EOP | TXD_IL2TAG1 | 3 << TXD_IIPT_SHIFT | 3 << TXD_L4T_SHIFT
+
+    # Frame.hash until the head is there: which tags are to be inserted, and the length of the inner
+    # IP header of a packet in a packet.
+    TX_INNER_TAG = 1
+    TX_OUTER_TAG = 2
+    TX_INNER_SHIFT = 8
 
 
 cdef void tx_fault(TxRun *tx, uint32_t fault) noexcept nogil:
@@ -73,12 +83,37 @@ cdef int tx_split(TxRun *tx, Burst *burst, uint64_t iova, uint32_t length) noexc
     return 1
 
 
+cdef void tx_tunnel(Frame *frame, uint64_t outer) noexcept nogil:
+    """A context descriptor with EIPT: what the data descriptor asks for is of the inner packet,
+    `outer` (qword 0) has the rest.  A frame without anything of the former is like any other.
+    """
+    cdef uint32_t flags = frame.flags, tunnel = outer & TXC_EIPT
+    cdef uint32_t l4tunt = <uint32_t>(outer >> TXC_L4TUNT_SHIFT) & 3
+    frame.flags = flags & FRAME_ASK_TSO
+    if tunnel == 3:
+        frame.flags |= FRAME_ASK_IP_CSUM
+    if outer & TXC_L4T_CS:
+        frame.flags |= FRAME_ASK_L4_CSUM
+    if flags:
+        frame.flags |= FRAME_TUNNEL
+        tunnel |= l4tunt << 2
+        if outer & TXC_EIP_NOINC:
+            tunnel |= TUNNEL_KEEP_ID
+        if flags & FRAME_ASK_IP_CSUM:
+            tunnel |= TUNNEL_ASK_IP_CSUM
+        frame.tunnel = <uint8_t>(tunnel | frame.l4_proto << TUNNEL_L4_SHIFT)
+        frame.tunnel_len = <uint8_t>((outer >> TXC_L4TUNLEN_SHIFT & 0x7F) * 2)
+        frame.hash |= <uint32_t>frame.l3_len << TX_INNER_SHIFT
+    frame.l3_len = <uint16_t>(outer >> TXC_EIPLEN_SHIFT & 0x7F) * 4
+    frame.l4_proto = L4_UDP if l4tunt == 1 else L4_NONE
+
+
 cdef int tx_decode(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot,
                    uint32_t avail) noexcept nogil:
     """One frame from the descriptors at `slot`; returns how many they are, 0 if not all are there
     (or the burst is full), or -1 after a fault."""
     cdef const uint64_t *desc
-    cdef uint64_t address, word, first = 0, context = 0, tags = 0
+    cdef uint64_t address, word, first = 0, context = 0, words = 0
     cdef uint32_t used = 0, length, total = 0, segs = burst.num_segs, l4
     cdef uint32_t ring_len = tx.state.ring_len
     cdef bint begun = False
@@ -100,7 +135,7 @@ cdef int tx_decode(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot,
             slot = 0
         if word & 0xF == TXD_DTYPE_CONTEXT and used == 1:
             context = word
-            tags = address
+            words = address
             continue
         if word & 0xF != TXD_DTYPE_DATA:
             tx_fault(tx, FAULT_TYPE)
@@ -150,17 +185,20 @@ cdef int tx_decode(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot,
         frame.flags |= FRAME_ASK_IP_CSUM
     if l4 != L4_NONE:
         frame.flags |= FRAME_ASK_L4_CSUM
-    if context & TXC_TSO:
-        frame.flags |= FRAME_ASK_TSO
-        frame.mss = <uint16_t>(context >> TXC_MSS_SHIFT)
-    # Both tags travel in one word until the head is there: inner in the low half.
+    # What is to be known when the head is there travels in fields that are not used until then.
     frame.vlan_tci = <uint16_t>(first >> TXD_L2TAG1_SHIFT)
-    frame.vlan_tpid = <uint16_t>(tags >> 32)
     frame.next_slot = <uint16_t>slot
     if first & TXD_IL2TAG1:
-        frame.hash |= 1
-    if context & TXC_IL2TAG2:
-        frame.hash |= 2
+        frame.hash |= TX_INNER_TAG
+    if context:
+        if context & TXC_TSO:
+            frame.flags |= FRAME_ASK_TSO
+            frame.mss = <uint16_t>(context >> TXC_MSS_SHIFT)
+        if context & TXC_IL2TAG2:
+            frame.hash |= TX_OUTER_TAG
+            frame.mark = <uint16_t>(words >> 32)
+        if words & TXC_EIPT:
+            tx_tunnel(frame, words)
     return used
 
 
@@ -181,9 +219,11 @@ cdef void tx_head(const TxRun *tx, Burst *burst, int index) noexcept nogil:
     """Copy the head of a frame out of guest memory and judge what its sender asked for."""
     cdef Frame *frame = &burst.frames[index]
     cdef uint8_t *head = burst.heads[index] + FRAME_HEADROOM
-    cdef uint32_t want = frame.len if frame.len < FRAME_HEAD else FRAME_HEAD
+    cdef uint32_t want = FRAME_HEAD_MAX if frame.flags & FRAME_TUNNEL else FRAME_HEAD
     cdef uint32_t got = 0, now, tags = frame.hash
-    cdef uint16_t inner = frame.vlan_tci, outer = frame.vlan_tpid
+    cdef uint16_t inner = frame.vlan_tci, outer = <uint16_t>frame.mark
+    if want > frame.len:
+        want = frame.len
     frame.head = head
     frame.head_len = <uint16_t>want
     frame.hash = 0
@@ -207,11 +247,14 @@ cdef void tx_head(const TxRun *tx, Burst *burst, int index) noexcept nogil:
     frame.flags |= frame_take_dst(frame, head)
     if tags:
         # On the wire: addresses, L2TAG2, L2TAG1, the rest.
-        if tags & 1:
+        if tags & TX_INNER_TAG:
             _tag(frame, ETHER_VLAN, inner)
-        if tags & 2:
+        if tags & TX_OUTER_TAG:
             _tag(frame, tx.vf.outer_tpid, outer)
-    if frame.flags & (FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO):
+    if frame.flags & FRAME_TUNNEL:
+        if frame_check_tunnel(frame, tags >> TX_INNER_SHIFT):
+            frame.flags |= FRAME_DROP
+    elif frame.flags & (FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO):
         if frame_check_request(frame):
             frame.flags |= FRAME_DROP
 

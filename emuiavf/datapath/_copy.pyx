@@ -1,17 +1,20 @@
 """The one place where frame bytes move: copy and checksum in one pass over the payload."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from emuiavf.datapath._frame cimport (
-    ETHER_ADDRESSES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_HEAD, FRAME_HEADROOM, FRAME_L4_BAD,
-    FRAME_L4_GOOD, L4_SCTP, L4_UDP, Frame, Segment,
+    ETHER_ADDRESSES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_HEAD_MAX, FRAME_HEADROOM,
+    FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_TUNNEL, L4_SCTP, L4_UDP, Frame, Segment,
 )
 from emuiavf.datapath._offload cimport (
     Csum, crc32c_add, crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init, frame_copy,
     frame_fill_ip_csum, frame_l4_range, frame_pseudo, frame_settle,
 )
 from emuiavf.datapath._segment cimport frame_segment_header
+from emuiavf.datapath._tunnel cimport (
+    Sealing, tunnel_begin, tunnel_body, tunnel_parts, tunnel_seal,
+)
 
 
 cdef struct Out:
@@ -143,12 +146,45 @@ cdef uint32_t _emit_sctp(Frame *frame, uint32_t strip, Segment *into, uint32_t s
     return FRAME_L4_GOOD if crc == sent else FRAME_L4_BAD
 
 
+cdef uint32_t _emit_tunnel(const Frame *frame, uint32_t at, Gather *gather, uint32_t strip,
+                           Segment *into, bint judge) noexcept nogil:
+    """A packet in a packet, or its segment at `at`; `gather` stands behind its head."""
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD_MAX]
+    cdef Sealing sealing
+    cdef Csum body
+    cdef Out out
+    cdef uint64_t sum
+    cdef uint32_t within, rest, verdict, crc = 0, width = 2
+    tunnel_begin(frame, at, judge, head, &sealing)
+    tunnel_parts(&sealing, &within, &rest)
+    tunnel_body(&sealing, &body)
+    out.into = into
+    out.used = 0
+    _out_head(&out, head, sealing.head, strip)
+    _gather_out(gather, &out, within, &body)
+    sum = body.sum
+    _gather_out(gather, &out, rest, &body)
+    _gather_out(gather, &out, sealing.length - sealing.head - within - rest, NULL)
+    if sealing.within.end and sealing.inner.l4_proto == L4_SCTP:
+        crc = _crc_pieces(into, sealing.within.start - strip, sealing.within.end - strip)
+        width = 4
+    verdict = tunnel_seal(&sealing, head, sum, body.sum, crc)
+    if sealing.within.end:
+        _patch(into, sealing.within.field - strip, head + sealing.within.field, width)
+    if sealing.outer.end:
+        _patch(into, sealing.outer.field - strip, head + sealing.outer.field, 2)
+    return verdict
+
+
 cdef uint32_t emit_frame(Frame *frame, uint32_t strip, Segment *into, bint judge) noexcept nogil:
     cdef uint32_t start = 0, end = 0, field = 0, verdict, ask, summed
     cdef uint16_t zero = 0
     cdef Csum csum
     cdef Out out
     cdef Gather gather
+    if frame.flags & FRAME_TUNNEL:
+        gather_begin(&gather, frame, frame.head_len)
+        return _emit_tunnel(frame, 0, &gather, strip, into, judge)
     if frame.num_segs == 0:
         frame_settle(frame, judge)
         out.into = into
@@ -220,11 +256,13 @@ cdef uint32_t emit_whole(Frame *frame, uint8_t *into, bint judge) noexcept nogil
 
 cdef void emit_segment(Frame *frame, uint32_t at, Gather *gather, uint32_t strip,
                        Segment *into) noexcept nogil:
-    # As judged at most FRAME_HEAD; a port VLAN's tag comes in front of that.
-    cdef uint8_t header[FRAME_HEADROOM + FRAME_HEAD]
+    cdef uint8_t header[FRAME_HEADROOM + FRAME_HEAD_MAX]
     cdef uint32_t payload = 0, length, l4 = <uint32_t>frame.l2_len + frame.l3_len
     cdef Csum csum
     cdef Out out
+    if frame.flags & FRAME_TUNNEL:
+        _emit_tunnel(frame, at, gather, strip, into, False)
+        return
     length = frame_segment_header(frame, at, header, &payload)
     out.into = into
     out.used = 0

@@ -14,6 +14,7 @@ cdef extern from "frame.h" nogil:
         BURST_BYTES
         FRAME_MAX_SEGMENTS
         FRAME_HEAD
+        FRAME_HEAD_MAX
         FRAME_HEADROOM
         FRAME_MIN_LEN
         FRAME_MAX_LEN
@@ -36,8 +37,18 @@ cdef extern from "frame.h" nogil:
         FRAME_MATCHED
         FRAME_MARKED
         FRAME_STEERED
+        FRAME_TUNNEL
         FRAME_QUEUE_SHIFT
         FRAME_RULED
+        TUNNEL_EIPT
+        TUNNEL_EIPT_IPV6
+        TUNNEL_TYPE
+        TUNNEL_NONE
+        TUNNEL_UDP
+        TUNNEL_GRE
+        TUNNEL_KEEP_ID
+        TUNNEL_ASK_IP_CSUM
+        TUNNEL_L4_SHIFT
         L4_NONE
         L4_TCP
         L4_SCTP
@@ -97,7 +108,8 @@ cdef extern from "frame.h" nogil:
         uint8_t ptype
         uint8_t l4_proto
         uint16_t vlan_tci
-        uint16_t vlan_tpid
+        uint8_t tunnel
+        uint8_t tunnel_len
         uint32_t mark
         uint64_t dst_mac
 
@@ -105,7 +117,7 @@ cdef extern from "frame.h" nogil:
 
     ctypedef struct Burst:
         Frame frames[32]
-        uint8_t heads[32][192]
+        uint8_t heads[32][320]
         Segment segs[768]
         uint32_t num_segs
         uint64_t now_ns

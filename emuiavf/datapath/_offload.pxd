@@ -79,7 +79,7 @@ cdef inline void fill_ip_csum(uint8_t *ip, uint32_t l3_len) noexcept nogil:
 
 
 # Fills ptype, l2_len, l3_len, l4_len, l4_proto, IPV4/IPV6/FRAGMENT, IP_BAD (IPv4 header checksum,
-# only when the sender did not ask us to compute it), TAGGED and vlan_*; sets FRAME_PARSED.
+# only when the sender did not ask us to compute it), TAGGED and vlan_tci; sets FRAME_PARSED.
 cdef void frame_parse(Frame *frame) noexcept nogil
 
 # Toeplitz hash by class (hena bits of virtchnl); sets FRAME_HASHED and returns 1 when hashed.
@@ -101,6 +101,10 @@ cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil
 # Checks what a sender asked for against the head: header lengths consistent with the bytes, inside
 # the head, protocol as asked.  Returns 0 when it can be done, else non-zero (drop, tx_errors).
 cdef int frame_check_request(Frame *frame) noexcept nogil
+
+# Whether a frame whose sender's requests are otherwise right can be cut: exact headers inside the
+# head, a payload, a bounded number of segments.  Returns 0, else non-zero.
+cdef int frame_check_tso(const Frame *frame) noexcept nogil
 
 # A frame that is wholly in its head (num_segs 0, not to be cut): fills in the checksums asked for,
 # or with `judge` checks the one it carries; afterwards nothing is asked any more and L4_GOOD or

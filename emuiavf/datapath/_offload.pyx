@@ -9,8 +9,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from emuiavf._bits cimport lowest_bit
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, ETHER_VLAN, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT,
-    FRAME_HASHED, FRAME_HEAD, FRAME_IPV4, FRAME_IPV6, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_L4_GOOD,
-    FRAME_MAX_LEN, FRAME_PARSED, FRAME_TAGGED, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame,
+    FRAME_HASHED, FRAME_IPV4, FRAME_IPV6, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_MAX_LEN,
+    FRAME_PARSED, FRAME_TAGGED, FRAME_TUNNEL, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame,
 )
 from emuiavf.datapath._walk cimport (
     IP_TCP, IP_UDP, KINDS, KIND_FRAGMENT, KIND_HENA, KIND_L4, KIND_OTHER, KIND_TCP, KIND_UDP,
@@ -38,7 +38,7 @@ cdef enum:
     # 255 KiB in pieces of 64 bytes, the smallest MSS drivers use (Linux, FreeBSD).
     MAX_SEGMENTS = 4096
 
-    ASKED = FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO
+    ASKED = FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO | FRAME_TUNNEL
     FOUND = FRAME_FRAGMENT | FRAME_HASHED | FRAME_IP_BAD | FRAME_TAGGED
 
 
@@ -113,7 +113,6 @@ cdef void parse_any(Frame *frame) noexcept nogil:
     while unlikely(is_tag(ethertype)) and tags < MAX_TAGS and room - l2_len >= 4:
         if tags == 0:
             flags |= FRAME_TAGGED
-            frame.vlan_tpid = <uint16_t>ethertype
             frame.vlan_tci = load_be16(head + 14)
         ethertype = load_be16(head + l2_len + 2)
         l2_len += 4
@@ -144,7 +143,7 @@ cdef void parse_any(Frame *frame) noexcept nogil:
     if likely(not asked):
         frame.l2_len = <uint16_t>l2_len
         frame.l3_len = <uint16_t>l3_len
-    if likely(not flags & (FRAME_ASK_L4_CSUM | FRAME_ASK_TSO)):
+    if likely(not flags & (FRAME_ASK_L4_CSUM | FRAME_ASK_TSO | FRAME_TUNNEL)):
         frame.l4_proto = KIND_L4[kind]
         frame.l4_len = L4_MIN[KIND_L4[kind]]
         if kind == KIND_TCP:
@@ -245,8 +244,8 @@ cdef void frame_fill_ip_csum(Frame *frame) noexcept nogil:
     fill_ip_csum(frame.head + frame.l2_len, frame.l3_len)
 
 
-cdef int check_tso(const Frame *frame) noexcept nogil:
-    """0 when the frame can be cut: exact headers inside the head, a payload, a bounded number."""
+cdef int frame_check_tso(const Frame *frame) noexcept nogil:
+    """See _offload.pxd."""
     cdef uint32_t first = <uint32_t>frame.l2_len + frame.l3_len
     cdef uint32_t header = first + frame.l4_len, payload
     if frame.l4_proto == L4_TCP:
@@ -254,7 +253,7 @@ cdef int check_tso(const Frame *frame) noexcept nogil:
             return 1
     elif frame.l4_proto != L4_UDP or frame.l4_len != 8:
         return 1
-    if header > frame.head_len or header > FRAME_HEAD or header >= frame.len or frame.mss == 0:
+    if header > frame.head_len or header >= frame.len or frame.mss == 0:
         return 1
     payload = frame.len - header
     if header + min(payload, <uint32_t>frame.mss) > FRAME_MAX_LEN:
@@ -290,7 +289,7 @@ cdef int frame_check_request(Frame *frame) noexcept nogil:
         return 1
     frame.flags = flags | FRAME_ASK_L4_CSUM
     if flags & FRAME_ASK_TSO:
-        return check_tso(frame)
+        return frame_check_tso(frame)
     return not frame_l4_range(frame, &start, &end, &field)
 
 
@@ -403,7 +402,7 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
         frame.hash = 0
         if hena:
             hash_of(frame, key, hena)
-        if frame.num_segs == 0 and not frame.flags & FRAME_ASK_TSO:
+        if frame.num_segs == 0 and not frame.flags & (FRAME_ASK_TSO | FRAME_TUNNEL):
             settle(frame, judge)
     if hena and num:
         hash_plain(plain, num, key, hena)

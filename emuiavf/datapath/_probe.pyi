@@ -12,6 +12,14 @@ IPV6: int
 FRAGMENT: int
 IP_BAD: int
 TAGGED: int
+TUNNEL: int
+HEAD_MAX: int
+TUNNEL_NONE: int
+TUNNEL_UDP: int
+TUNNEL_GRE: int
+TUNNEL_KEEP_ID: int
+TUNNEL_ASK_IP_CSUM: int
+TUNNEL_L4_SHIFT: int
 L4_NONE: int
 L4_TCP: int
 L4_SCTP: int
@@ -41,9 +49,12 @@ class Probe:
         l4_proto: int = 0,
         mss: int = 0,
         filler: int = 0,
+        tunnel: int = 0,
+        tunnel_len: int = 0,
     ) -> None: ...
     def parse(self) -> dict[str, int]: ...
     def check_request(self) -> bool: ...
+    def check_tunnel(self, inner_l3_len: int) -> bool: ...
     def hash(self, key: Readable, hena: int) -> int | None: ...
     def judge(self, key: Readable, hena: int) -> tuple[int | None, bool | None]: ...
     def l4_range(self) -> tuple[int, int, int] | None: ...

@@ -11,7 +11,9 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from emuiavf.datapath cimport _frame
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
-from emuiavf.datapath._frame cimport BURST_FRAMES, FRAME_HEAD, Burst, Frame, Segment
+from emuiavf.datapath._frame cimport (
+    BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, FRAME_HEAD_MAX, Burst, Frame, Segment,
+)
 from emuiavf.datapath._offload cimport (
     CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, TOEPLITZ_CLMUL, TOEPLITZ_LOOP, Csum, ToeplitzKey,
     burst_judge, crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold,
@@ -19,6 +21,7 @@ from emuiavf.datapath._offload cimport (
     frame_l4_range, frame_parse, frame_pseudo, frame_settle, toeplitz_flows, toeplitz_hash,
     toeplitz_prepare, toeplitz_symmetric, toeplitz_use)
 from emuiavf.datapath._segment cimport frame_seed_partial, frame_segment_header
+from emuiavf.datapath._tunnel cimport frame_check_tunnel
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -37,6 +40,14 @@ IPV6 = _frame.FRAME_IPV6
 FRAGMENT = _frame.FRAME_FRAGMENT
 IP_BAD = _frame.FRAME_IP_BAD
 TAGGED = _frame.FRAME_TAGGED
+TUNNEL = _frame.FRAME_TUNNEL
+HEAD_MAX = _frame.FRAME_HEAD_MAX
+TUNNEL_NONE = _frame.TUNNEL_NONE
+TUNNEL_UDP = _frame.TUNNEL_UDP
+TUNNEL_GRE = _frame.TUNNEL_GRE
+TUNNEL_KEEP_ID = _frame.TUNNEL_KEEP_ID
+TUNNEL_ASK_IP_CSUM = _frame.TUNNEL_ASK_IP_CSUM
+TUNNEL_L4_SHIFT = _frame.TUNNEL_L4_SHIFT
 L4_NONE = _frame.L4_NONE
 L4_TCP = _frame.L4_TCP
 L4_SCTP = _frame.L4_SCTP
@@ -147,7 +158,7 @@ cdef class Probe:
     cdef readonly bytes data
 
     def __init__(self, bytes data, *, head_len=None, flags=0, l2_len=0, l3_len=0, l4_len=0,
-                 l4_proto=0, mss=0, filler=0):
+                 l4_proto=0, mss=0, filler=0, tunnel=0, tunnel_len=0):
         cdef const uint8_t *source = data
         cdef size_t size = min(len(data), FRAME_HEAD if head_len is None else head_len)
         if size > 256:
@@ -165,20 +176,25 @@ cdef class Probe:
         self.frame.l4_len = l4_len
         self.frame.l4_proto = l4_proto
         self.frame.mss = mss
+        self.frame.tunnel = tunnel
+        self.frame.tunnel_len = tunnel_len
 
     def parse(self) -> dict[str, int]:
-        """What frame_parse found; tci and tpid only when TAGGED."""
+        """What frame_parse found; tci only when TAGGED."""
         frame_parse(&self.frame)
         found = {"ptype": self.frame.ptype, "flags": self.frame.flags, "l2": self.frame.l2_len,
                  "l3": self.frame.l3_len, "l4": self.frame.l4_len, "proto": self.frame.l4_proto}
         if self.frame.flags & TAGGED:
             found["tci"] = self.frame.vlan_tci
-            found["tpid"] = self.frame.vlan_tpid
         return found
 
     def check_request(self) -> bool:
         """Whether what the sender asks for can be done."""
         return frame_check_request(&self.frame) == 0
+
+    def check_tunnel(self, uint32_t inner_l3_len) -> bool:
+        """The same for the packet inside; `l4_len` was that of its L4 header."""
+        return frame_check_tunnel(&self.frame, inner_l3_len) == 0
 
     def hash(self, const uint8_t[::1] key, uint64_t hena) -> int | None:
         """The Toeplitz hash of a parsed frame, or None for a class without."""
@@ -218,7 +234,7 @@ cdef class Probe:
 
     def segment_header(self, uint32_t at) -> tuple[bytes, int]:
         """Header of the segment at payload offset `at`, and its payload bytes."""
-        cdef uint8_t out[128]
+        cdef uint8_t out[FRAME_HEADROOM + FRAME_HEAD_MAX]
         cdef uint32_t payload = 0
         cdef uint32_t size = frame_segment_header(&self.frame, at, out, &payload)
         return out[:size], payload

@@ -5,8 +5,8 @@ from emuiavf.datapath._frame cimport Frame
 
 
 # TSO / USO.  Header of the segment that begins at payload offset `at` (a multiple of mss), written
-# to `out` (FRAME_HEADROOM + FRAME_HEAD bytes): lengths, ids, sequence, flags, IPv4 checksum final;
-# L4 checksum field 0.  Returns the header's length; *payload gets the segment's payload bytes.
+# to `out` (FRAME_HEADROOM + FRAME_HEAD_MAX bytes): lengths, ids, sequence, flags, IPv4 checksum
+# final; L4 checksum field 0.  Returns the header's length; *payload gets the payload's bytes.
 cdef uint32_t frame_segment_header(const Frame *frame, uint32_t at, uint8_t *out,
                                    uint32_t *payload) noexcept nogil
 

@@ -11,7 +11,10 @@ from emuiavf._bits cimport prefetch_write
 
 
 cpdef enum TxBits:
-    """Qword 1 of a Tx descriptor; `_SHIFT`s place a field, the rest are single bits or values."""
+    """Qword 1 of a Tx descriptor; `_SHIFT`s place a field, the rest are single bits or values.
+
+    Of a context descriptor L2TAG2, EIP and L4T fields are in qword 0.
+    """
     TX_DTYPE_DATA = 0x0
     TX_DTYPE_CONTEXT = 0x1
     TX_DTYPE_DONE = 0xF
@@ -26,6 +29,11 @@ cpdef enum TxBits:
     TX_L4LEN_SHIFT = 30
     TX_BUFSZ_SHIFT = 34
     TX_L2TAG1_SHIFT = 48
+    TX_CTX_EIPLEN_SHIFT = 2
+    TX_CTX_L4TUNT_SHIFT = 9
+    TX_CTX_EIP_NOINC = 1 << 11
+    TX_CTX_L4TUNLEN_SHIFT = 12
+    TX_CTX_L4T_CS = 1 << 23
     TX_CTX_TSO = 1 << 4
     TX_CTX_IL2TAG2 = 1 << 6
     TX_CTX_L2TAG2_SHIFT = 32

@@ -61,6 +61,9 @@ WANTED_CAPS = (
     | Cap.CRC
     | Cap.LARGE_NUM_QPAIRS
     | Cap.PTP
+    | Cap.ENCAP
+    | Cap.ENCAP_CSUM
+    | Cap.USO
 )
 RESET_TIMEOUT_S = 2.0
 DEFAULT_MEMORY = 64 << 20

@@ -30,6 +30,39 @@ class Iipt(IntEnum):
     IPV4_CSUM = 3
 
 
+class L4tunt(IntEnum):
+    """L4TUNT of a context descriptor."""
+
+    NONE = 0
+    UDP = 1
+    GRE = 2
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """What carries a packet in a packet; lengths in bytes.
+
+    `length` counts from the outer IP header (of `l3_len`) to the inner one.  `udp_csum` asks for
+    the outer UDP checksum, `keep_id` for one IPv4 id for all segments; `eipt` as IIPT.
+    """
+
+    eipt: Iipt
+    l4tunt: L4tunt
+    l3_len: int
+    length: int
+    udp_csum: bool = False
+    keep_id: bool = False
+
+    @property
+    def fields(self) -> int:
+        """Qword 0 of the context descriptor, without a tag."""
+        word = self.eipt | (self.l3_len // 4) << TxBits.TX_CTX_EIPLEN_SHIFT
+        word |= self.l4tunt << TxBits.TX_CTX_L4TUNT_SHIFT
+        word |= (self.length // 2) << TxBits.TX_CTX_L4TUNLEN_SHIFT
+        word |= TxBits.TX_CTX_EIP_NOINC * self.keep_id
+        return word | TxBits.TX_CTX_L4T_CS * self.udp_csum
+
+
 _L4_OF_PROTOCOL = {6: L4.TCP, 17: L4.UDP, 132: L4.SCTP}
 _L4_MIN_LEN = {L4.NONE: 0, L4.TCP: 20, L4.SCTP: 12, L4.UDP: 8}
 _TAG_TYPES = (0x8100, 0x88A8)
@@ -42,7 +75,8 @@ class TxFrame:
     """A frame to send and what the device is asked to do to it; lengths in bytes.
 
     `mss` > 0 asks for segmentation, `vlan_tci` for the insertion of a tag (L2TAG1), `outer_tci`
-    for one in front of that (L2TAG2).
+    for one in front of that (L2TAG2).  With a `tunnel` l2_len is of the outer packet, and all else
+    of the inner one.
     """
 
     data: bytes
@@ -54,6 +88,7 @@ class TxFrame:
     mss: int = 0
     vlan_tci: int | None = None
     outer_tci: int | None = None
+    tunnel: Tunnel | None = None
 
     @classmethod
     def offloaded(cls, data: bytes, mss: int = 0, vlan_tci: int | None = None) -> Self:
@@ -96,18 +131,21 @@ class TxFrame:
 
     @property
     def context(self) -> tuple[int, int] | None:
-        """Both qwords of the context descriptor that segmentation or an outer tag needs."""
-        if not self.mss and self.outer_tci is None:
+        """Both qwords of a context descriptor, for segmentation, an outer tag or a tunnel."""
+        if not self.mss and self.outer_tci is None and self.tunnel is None:
             return None
-        tag, word = 0, int(TxBits.TX_DTYPE_CONTEXT)
+        outer, word = 0, int(TxBits.TX_DTYPE_CONTEXT)
+        payload = len(self.data) - self.l2_len - self.l3_len - self.l4_len
+        if self.tunnel:
+            outer = self.tunnel.fields
+            payload -= self.tunnel.l3_len + self.tunnel.length
         if self.mss:
-            payload = len(self.data) - self.l2_len - self.l3_len - self.l4_len
             word |= TxBits.TX_CTX_TSO | (payload & 0x3FFFF) << TxBits.TX_CTX_TSO_LEN_SHIFT
             word |= self.mss << TxBits.TX_CTX_MSS_SHIFT
         if self.outer_tci is not None:
-            tag = self.outer_tci << TxBits.TX_CTX_L2TAG2_SHIFT
+            outer |= self.outer_tci << TxBits.TX_CTX_L2TAG2_SHIFT
             word |= TxBits.TX_CTX_IL2TAG2
-        return tag, word
+        return outer, word
 
     def tagged(self, vlan_tci: int) -> Self:
         """The same with a VLAN tag to be inserted."""

@@ -22,6 +22,7 @@ enum {
     BURST_SEGMENTS = 768,  /* of all frames of a burst together */
     FRAME_MAX_SEGMENTS = 320,
     FRAME_HEAD = 128,      /* bytes copied out of the source's memory */
+    FRAME_HEAD_MAX = 256,  /* ... of a packet in a packet: all headers of both */
     FRAME_HEADROOM = 16,   /* in front of them: room for two VLAN tags */
     FRAME_MIN_LEN = 14,
     FRAME_MAX_LEN = 9728,  /* of a frame that is not to be segmented, without FCS */
@@ -49,12 +50,27 @@ enum {
     FRAME_MATCHED = 1u << 15,     /* a rule of the destination has matched ... */
     FRAME_MARKED = 1u << 16,      /* ... and gives it `mark` */
     FRAME_STEERED = 1u << 17,     /* ... and the queue that stands from bit FRAME_QUEUE_SHIFT on */
+    FRAME_TUNNEL = 1u << 18,      /* something is asked for the packet inside this one: `tunnel` */
     FRAME_QUEUE_SHIFT = 24,
     FRAME_RULED = FRAME_MATCHED | FRAME_MARKED | FRAME_STEERED | 0xffu << FRAME_QUEUE_SHIFT,
 };
 
 /* Frame.l4_proto, and by chance the L4T codes of a Tx descriptor */
 enum { L4_NONE = 0, L4_TCP = 1, L4_SCTP = 2, L4_UDP = 3 };
+
+/* Frame.tunnel: the sender's words about a frame with FRAME_TUNNEL, whose flags, l2_len, l3_len and
+ * l4_proto are of the outer packet.  E810 datasheet, context descriptor: EIPT, L4TUNT. */
+enum {
+    TUNNEL_EIPT = 3,             /* outer IP: 1 is IPv6, others IPv4 */
+    TUNNEL_EIPT_IPV6 = 1,
+    TUNNEL_TYPE = 3 << 2,        /* what is behind it */
+    TUNNEL_NONE = 0 << 2,        /* the inner IP packet */
+    TUNNEL_UDP = 1 << 2,
+    TUNNEL_GRE = 2 << 2,
+    TUNNEL_KEEP_ID = 1 << 4,     /* all segments have the same outer IPv4 id */
+    TUNNEL_ASK_IP_CSUM = 1 << 5, /* of the inner packet */
+    TUNNEL_L4_SHIFT = 6,         /* L4_*: ... its L4 checksum */
+};
 
 typedef struct Segment {
     uint8_t *data;
@@ -73,13 +89,15 @@ typedef struct Frame {
     uint16_t num_segs;
     uint16_t l2_len;    /* Ethernet header with its tags; as asked by the sender, or as parsed */
     uint16_t l3_len;    /* IP header with options or extension headers */
-    uint16_t l4_len;    /* exact for ASK_TSO; otherwise as parsed */
+    uint16_t l4_len;    /* exact for ASK_TSO; otherwise as parsed.  With FRAME_TUNNEL all that is left
+                         * of the headers: those of the tunnel, and the inner packet's IP and L4 */
     uint16_t mss;
     uint16_t next_slot; /* the source's own: where the slot behind this frame is */
     uint8_t ptype;      /* Intel packet type, 0..255 */
     uint8_t l4_proto;
     uint16_t vlan_tci;  /* of the outermost tag, when FRAME_TAGGED */
-    uint16_t vlan_tpid;
+    uint8_t tunnel;     /* TUNNEL_* ... */
+    uint8_t tunnel_len; /* ... and bytes between outer and inner IP header; when FRAME_TUNNEL */
     uint32_t mark;      /* when FRAME_MARKED */
     uint64_t dst_mac;   /* destination address: its six bytes read as a little-endian number */
 } Frame;
@@ -100,7 +118,7 @@ static inline uint32_t frame_take_dst(Frame *frame, const uint8_t *head)
 
 typedef struct Burst {
     Frame frames[BURST_FRAMES] __attribute__((aligned(64)));
-    uint8_t heads[BURST_FRAMES][FRAME_HEADROOM + FRAME_HEAD + 48] __attribute__((aligned(64)));
+    uint8_t heads[BURST_FRAMES][FRAME_HEADROOM + FRAME_HEAD_MAX + 48] __attribute__((aligned(64)));
     Segment segs[BURST_SEGMENTS];
     uint32_t num_segs;
     uint64_t now_ns;    /* CLOCK_MONOTONIC at the start of the worker's turn */

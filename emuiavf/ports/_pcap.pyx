@@ -18,9 +18,9 @@ from libc.string cimport memcpy
 from emuiavf._atomic cimport spin_lock, spin_unlock
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
 from emuiavf.datapath._frame cimport (
-    BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEAD, FRAME_HEADROOM,
-    PUT_DROP, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG, Burst, Frame, FrameSink,
-    Segment,
+    BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEADROOM,
+    FRAME_HEAD_MAX, PUT_DROP, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG, Burst, Frame,
+    FrameSink, Segment,
 )
 from emuiavf.ports._port cimport Port, Tally, tally_discard, tally_flush, tally_frame
 
@@ -101,7 +101,7 @@ cdef void add_segments(PcapOut *pcap, const Timespec *now, Frame *frame, uint32_
 
 cdef int put_frame(PcapOut *pcap, const Timespec *now, const Frame *frame) noexcept nogil:
     """1 when the frame is in the buffer, 0 when there is no room for it."""
-    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD]
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD_MAX]
     cdef Frame copy = frame[0]
     cdef Segment into[2]
     cdef uint32_t room = BUFFER_SIZE - pcap.used, header, payload, segments
@@ -143,7 +143,7 @@ cdef uint32_t pcap_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t ho
         if not mask >> i & 1:
             continue
         frame = &burst.frames[i]
-        if frame.head_len > FRAME_HEADROOM + FRAME_HEAD:
+        if frame.head_len > FRAME_HEADROOM + FRAME_HEAD_MAX:
             tally_discard(&tally, frame, RX_TOO_LONG)
         elif pcap.failed:
             tally_discard(&tally, frame, RX_QUEUE_OFF)

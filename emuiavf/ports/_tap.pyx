@@ -15,10 +15,10 @@ from libc.string cimport memcpy, memset
 from emuiavf.datapath._copy cimport Gather, gather_begin
 from emuiavf.datapath._endpoint cimport SourceRef
 from emuiavf.datapath._frame cimport (
-    BURST_BYTES, BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO,
-    FRAME_BROADCAST, FRAME_HEAD, FRAME_HEADROOM, FRAME_IPV4, FRAME_L4_GOOD, FRAME_MAX_LEN,
-    FRAME_MAX_SEGMENTS, FRAME_MIN_LEN, FRAME_MULTICAST, L4_SCTP, L4_TCP, L4_UDP, PUT_DROP,
-    RX_BAD_ADDRESS, RX_DISCARDS, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG,
+    BURST_BYTES, BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_BROADCAST,
+    FRAME_HEAD, FRAME_HEADROOM, FRAME_HEAD_MAX, FRAME_IPV4, FRAME_L4_GOOD, FRAME_MAX_LEN,
+    FRAME_MAX_SEGMENTS, FRAME_MIN_LEN, FRAME_MULTICAST, FRAME_TUNNEL, L4_SCTP, L4_TCP, L4_UDP,
+    PUT_DROP, RX_BAD_ADDRESS, RX_DISCARDS, RX_NO_BUFFER, RX_PACKETS, RX_QUEUE_OFF, RX_TOO_LONG,
     TX_BROADCAST, TX_BYTES, TX_ERRORS, TX_MULTICAST, TX_PACKETS, TX_UNICAST, Burst, Frame,
     FrameSink, Segment, Source, frame_take_dst,
 )
@@ -27,6 +27,9 @@ from emuiavf.datapath._offload cimport (
     frame_l4_range, frame_parse,
 )
 from emuiavf.datapath._segment cimport frame_seed_partial, frame_segment_header
+from emuiavf.datapath._tunnel cimport (
+    Sealing, tunnel_begin, tunnel_body, tunnel_parts, tunnel_seal,
+)
 from emuiavf.ports._port cimport Port, Tally, tally_discard, tally_flush, tally_frame
 
 from emuiavf.emudev.vdev import Option, integer, switch, text
@@ -337,7 +340,7 @@ cdef void ask_csum(VnetHeader *header, const Frame *frame) noexcept nogil:
 
 cdef int put_large(TapOut *tap, Frame *frame, uint32_t *cursor) noexcept nogil:
     """A frame to be segmented, in pieces as large as Linux takes; nearly always that is one."""
-    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD]
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD_MAX]
     cdef VnetHeader header
     cdef Frame piece = frame[0]
     cdef uint32_t length = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
@@ -384,9 +387,67 @@ cdef int put_large(TapOut *tap, Frame *frame, uint32_t *cursor) noexcept nogil:
     return SENT
 
 
+cdef void sum_pieces(const Iovec *iov, int count, uint32_t within, uint32_t rest, Csum *body,
+                     uint64_t *part, uint32_t *crc) noexcept nogil:
+    """Sums of the first `within` bytes and of `rest` more; CRC32c of the former."""
+    cdef const uint8_t *at
+    cdef uint32_t left, now
+    cdef int i = 0
+    part[0] = body.sum
+    while i < count:
+        at = <const uint8_t *>iov[i].iov_base
+        left = <uint32_t>iov[i].iov_len
+        i += 1
+        now = min(left, within)
+        csum_add(body, at, now)
+        crc[0] = crc32c_add(crc[0], at, now)
+        within -= now
+        part[0] = body.sum if now else part[0]
+        at += now
+        now = min(left - now, rest)
+        csum_add(body, at, now)
+        rest -= now
+
+
+cdef int put_tunnel(TapOut *tap, const Frame *frame, uint32_t *cursor) noexcept nogil:
+    """Packets in packets are cut and finished here, from the sender's memory: few kernels take a
+    large one (virtio 1.3, 5.1.6: VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO), and a header with one place for
+    a checksum has no room for two."""
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD_MAX]
+    cdef Iovec iov[FRAME_MAX_SEGMENTS + 3]
+    cdef VnetHeader header
+    cdef Sealing sealing
+    cdef Csum body
+    cdef uint64_t part = 0
+    cdef uint32_t at = cursor[0], end, within, rest, crc
+    cdef int count, result
+    if frame.num_segs > FRAME_MAX_SEGMENTS:
+        return RX_TOO_LONG
+    memset(&header, 0, sizeof(header))
+    while True:
+        tunnel_begin(frame, at, False, head, &sealing)
+        tunnel_parts(&sealing, &within, &rest)
+        tunnel_body(&sealing, &body)
+        end = sealing.source + sealing.length - sealing.head
+        count = pieces(frame, sealing.source, end, iov)
+        crc = 0xFFFFFFFF
+        if sealing.within.end:
+            crc = crc32c_add(crc, head + sealing.within.start,
+                             min(sealing.within.end, sealing.head) - sealing.within.start)
+        sum_pieces(iov, count, within, rest, &body, &part, &crc)
+        tunnel_seal(&sealing, head, part, body.sum, crc32c_final(crc))
+        result = send(tap.fd, &header, head, sealing.head, frame, sealing.source, end)
+        if result != SENT or not frame.flags & FRAME_ASK_TSO:
+            return result
+        at += sealing.length - sealing.head
+        cursor[0] = at
+        if end >= frame.len:
+            return SENT
+
+
 cdef int put_frame(TapOut *tap, Frame *frame, uint32_t *cursor) noexcept nogil:
     """SENT, NO_ROOM or the column of the reason to drop it."""
-    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD]
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD_MAX]
     cdef VnetHeader header
     cdef Frame piece
     cdef uint32_t asked = frame.flags & (FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO)
@@ -396,6 +457,8 @@ cdef int put_frame(TapOut *tap, Frame *frame, uint32_t *cursor) noexcept nogil:
         longest += min(frame.len - longest, <uint32_t>frame.mss)
     if tap.max_frame and longest > tap.max_frame:
         return RX_TOO_LONG
+    if frame.flags & FRAME_TUNNEL:
+        return put_tunnel(tap, frame, cursor)
     if frame.flags & FRAME_ASK_TSO:
         return put_large(tap, frame, cursor)
     memset(&header, 0, sizeof(header))

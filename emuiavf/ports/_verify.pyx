@@ -15,8 +15,9 @@ from emuiavf._pattern cimport (
 )
 from emuiavf.datapath._copy cimport emit_frame
 from emuiavf.datapath._frame cimport (
-    BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEAD, FRAME_HEADROOM,
-    FRAME_MAX_LEN, RX_PACKETS, RX_UNKNOWN_PROTOCOL, Burst, Frame, FrameSink, Segment,
+    BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEADROOM,
+    FRAME_HEAD_MAX, FRAME_MAX_LEN, FRAME_TUNNEL, RX_PACKETS, RX_UNKNOWN_PROTOCOL, Burst, Frame,
+    FrameSink, Segment,
 )
 from emuiavf.ports._port cimport Port, Tally, tally_flush, tally_frame
 
@@ -42,6 +43,7 @@ cdef enum:
     ADDRESSES = 12         # bytes in front of the tags
     MAX_TAGS = 2
     TAG = 4
+    ASKED = FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_TUNNEL
 
 
 cdef struct VerifyOut:
@@ -75,10 +77,10 @@ cdef inline uint64_t addresses_of(const uint8_t *head) noexcept nogil:
 
 cdef inline const uint8_t *whole(VerifyOut *out, Frame *frame) noexcept nogil:
     """The frame in one piece, with the checksums that its sender has left to the device."""
-    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD]
+    cdef uint8_t head[FRAME_HEADROOM + FRAME_HEAD_MAX]
     cdef Segment into[2]
     cdef Frame copy
-    if frame.num_segs == 0 and not frame.flags & (FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM):
+    if frame.num_segs == 0 and not frame.flags & ASKED:
         return frame.head
     # The head may also go to other destinations: what is finished is a copy.
     copy = frame[0]
@@ -102,7 +104,7 @@ cdef int verify_frame(VerifyOut *out, Frame *frame) noexcept nogil:
     cdef Lanes lanes
     cdef Stamp stamp
     if (frame.len < STAMPED or frame.head_len < STAMPED or frame.len > FRAME_MAX_LEN
-            or frame.head_len > FRAME_HEADROOM + FRAME_HEAD or frame.flags & FRAME_ASK_TSO):
+            or frame.head_len > FRAME_HEADROOM + FRAME_HEAD_MAX or frame.flags & FRAME_ASK_TSO):
         return 0
     tags = tags_of(frame.head)
     if (frame.len < STAMPED + tags or frame.head_len < STAMPED + tags

@@ -26,6 +26,9 @@ GRANTED = (
     | Cap.RSS_PCTYPE_V2
     | Cap.RSS_PF
     | Cap.RX_FLEX_DESC
+    | Cap.ENCAP
+    | Cap.ENCAP_CSUM
+    | Cap.USO
     | Cap.ADV_RSS_PF
     | Cap.FDIR_PF
     | Cap.TC_U32

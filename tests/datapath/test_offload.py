@@ -105,7 +105,7 @@ def known_by(probe: _probe.Probe) -> offload.Known:
         protocol=PROTOCOL[got["proto"]],
         fragment=bool(flags & _probe.FRAGMENT),
         ip_bad=bool(flags & _probe.IP_BAD),
-        tag=(got["tpid"], got["tci"]) if flags & _probe.TAGGED else None,
+        tci=got["tci"] if flags & _probe.TAGGED else None,
     )
 
 

@@ -32,7 +32,7 @@ class Known:
     protocol: int = 0  # TCP, SCTP, UDP, or 0
     fragment: bool = False
     ip_bad: bool = False
-    tag: tuple[int, int] | None = None  # TPID, TCI
+    tci: int | None = None  # of the outermost tag
 
 
 def ipv4(head: bytes, known: Known) -> Known:
@@ -82,7 +82,7 @@ def parse(head: bytes) -> Known:
         return known
     ethertype = be16(head, 12)
     while ethertype in TPIDS and known.l2 < 22 and len(head) >= known.l2 + 4:
-        known.tag = known.tag or (ethertype, be16(head, 14))
+        known.tci = be16(head, 14)
         ethertype = be16(head, known.l2 + 2)
         known.l2 += 4
     if ethertype == 0x0800:

@@ -14,6 +14,7 @@ from scapy.packet import Packet, Raw
 from emuiavf.datapath.engine import Engine
 from emuiavf.ports._tap import Tap
 from tests.fakes.tap import NEEDS_CSUM, TCPV4, TCPV6, UDP_L4, header, socket_tap
+from tests.model.tunnel import INNER_L4, Places, Tunnel, blanked
 from tests.rings import Driver
 
 IIPT6, IIPT4_CSUM = 0x20, 0x60
@@ -162,6 +163,72 @@ def test_segmentation_beyond_64_kib_goes_in_pieces(rig: Rig) -> None:
     assert [part[IP].chksum for part in got] == [
         Ether(bytes(part))[IP].chksum for part in recomputed
     ]
+
+
+TUNNELS = [
+    Tunnel("vxlan", 4, 6),
+    Tunnel("vxlan-bare", 4, 4, "sctp"),
+    Tunnel("geneve", 6, 4, "udp"),
+    Tunnel("gre-key", 6, 6),
+    Tunnel("gre-tap", 4, 4, "sctp"),
+    Tunnel("ip", 4, 4),
+]
+
+
+def send_tunnelled(rig: Rig, tunnel: Tunnel, payload: bytes, mss: int = 0) -> None:
+    packet = tunnel.packet(payload)
+    places = Places.of(packet, tunnel)
+    code, l4_len = INNER_L4[tunnel.l4]
+    word = (3 if tunnel.outer == 4 else 1) | (places.l4 - places.outer) // 4 << 2
+    word |= tunnel.l4tunt << 9 | (places.inner - places.l4) // 2 << 12 | tunnel.outer_csum << 23
+    data = blanked(packet, tunnel, large=bool(mss))
+    header_len = places.inner_l4 + l4_len
+    pieces = [header_len // 2, header_len - header_len // 2]
+    while sum(pieces) < len(data):
+        pieces.append(min(701, len(data) - sum(pieces)))
+    rig.driver.send(
+        data,
+        pieces=pieces,
+        cmd=(IIPT4_CSUM if tunnel.inner == 4 else IIPT6) | code << 8,
+        lengths=(places.outer, places.inner_l4 - places.inner, l4_len),
+        context=(word, 1 | (0x10 | mss << 50 if mss else 0)),
+    )
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS, ids=str)
+@pytest.mark.parametrize("size", [1, 90, 1300])
+def test_packet_in_a_packet_is_finished_here(rig: Rig, tunnel: Tunnel, size: int) -> None:
+    """Linux has one place for a checksum: a second one would go out wrong."""
+    payload = os.urandom(size)
+    send_tunnelled(rig, tunnel, payload)
+    rig.step()
+    assert rig.received() == [header() + bytes(tunnel.packet(payload))]
+
+
+@pytest.mark.parametrize("tunnel", [one for one in TUNNELS if one.l4 != "sctp"], ids=str)
+def test_large_packet_in_a_packet_is_cut_here(rig: Rig, tunnel: Tunnel) -> None:
+    payload = os.urandom(30000)
+    send_tunnelled(rig, tunnel, payload, 1380)
+    rig.step()
+    assert rig.received() == [header() + data for data in tunnel.pieces(payload, 1380)]
+
+
+def test_large_packet_in_a_packet_goes_on_where_it_stopped(rig: Rig) -> None:
+    while True:
+        try:
+            os.write(rig.tap.fd, b"filler")
+        except BlockingIOError:
+            break
+    for _ in range(3):
+        rig.kernel.recv(16)
+    payload = os.urandom(9000)
+    send_tunnelled(rig, TUNNELS[0], payload, 1000)
+    got: list[bytes] = []
+    for _ in range(4):
+        rig.step()
+        got += [data[10:] for data in rig.received() if data != b"filler"]
+    assert got == TUNNELS[0].pieces(payload, 1000)
+    assert rig.driver.tx_done(rig.driver.tx_next[0] - 1)
 
 
 def test_large_frame_without_room_goes_on_where_it_stopped(rig: Rig) -> None:

@@ -15,7 +15,7 @@ RESET_IMPENDING = bytes.fromhex("02000000 00000000 00 000000 ff000000")
 REQUESTED = {
     "linux 6.1": (
         (0, 3, 4, 5, 6, 7, 15, 16, 18, 19, 20, 21, 23, 25, 27, 28),
-        (0, 5, 6, 7, 15, 18, 19, 27, 28),
+        (0, 5, 6, 7, 15, 18, 19, 20, 21, 25, 27, 28),
     ),
     "dpdk 22.11": (
         (0, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 19, 26, 27, 28, 29, 31),
@@ -51,7 +51,7 @@ def test_version_is_remembered_over_a_reset() -> None:
 def test_resources_of_a_1_1_vf_byte_for_byte() -> None:
     body = FakeVf().bring_up().send(Op.GET_VF_RESOURCES, m.CapRequest(ALL_CAPS)).body
     assert body == bytes.fromhex(
-        "0100 0400 1100 0026 e18e0ebc 34000000 40000000 0100 0400 06000000 0000 525400123456"
+        "0100 0400 1100 0026 e18e3ebe 34000000 40000000 0100 0400 06000000 0000 525400123456"
     )
 
 
