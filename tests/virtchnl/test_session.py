@@ -153,6 +153,9 @@ def test_capability_is_granted_only_with_opcodes_that_are_served() -> None:
         | Cap.RSS_PCTYPE_V2
         | Cap.TC_U32
         | Cap.CRC
+        | Cap.ENCAP
+        | Cap.ENCAP_CSUM
+        | Cap.USO
     )  # answered by the data path, the link event, an echo, or the flow director
     served = Cap.NONE
     for rule in RULES.values():
