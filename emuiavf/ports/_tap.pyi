@@ -22,4 +22,5 @@ class Tap(Port):
         ifname: str,
         max_frame: int = 0,
         rows: NDArray[np.uint64] | None = None,
+        large_udp: bool = True,
     ) -> None: ...

@@ -105,6 +105,7 @@ cdef struct TapOut:
     uint64_t *row
     int fd
     uint32_t max_frame          # 0: whatever the kernel takes
+    uint32_t large_udp          # the kernel knows GSO_UDP_L4
 
 
 # --- From the kernel ----------------------------------------------------------------------------
@@ -348,13 +349,15 @@ cdef int put_large(TapOut *tap, Frame *frame, uint32_t *cursor) noexcept nogil:
     cdef uint32_t payload = 0, at = cursor[0], i
     cdef uint32_t number
     cdef int result
-    if frame.l4_proto == L4_UDP and per_piece > UDP_PIECES:
-        per_piece = UDP_PIECES
+    if frame.l4_proto == L4_UDP:
+        per_piece = min(per_piece, <uint32_t>UDP_PIECES) if tap.large_udp else 1
     memset(&header, 0, sizeof(header))
     ask_csum(&header, frame)
     header.hdr_len = <uint16_t>length
     header.gso_size = frame.mss
-    if frame.l4_proto == L4_UDP:
+    if frame.l4_proto == L4_UDP and not tap.large_udp:
+        header.hdr_len = header.gso_size = 0
+    elif frame.l4_proto == L4_UDP:
         header.gso_type = GSO_UDP_L4
     elif frame.flags & FRAME_IPV4:
         header.gso_type = VIRTIO_NET_HDR_GSO_TCPV4
@@ -533,13 +536,15 @@ def create(str name, dict values, rows=None):
     except ConfigError:
         os.close(fd)
         raise
-    return Tap(name, fd, ifname, 0 if mtu is None else mtu + FRAME_MIN_LEN + VLAN_TAGS, rows)
+    max_frame = 0 if mtu is None else mtu + FRAME_MIN_LEN + VLAN_TAGS
+    return Tap(name, fd, ifname, max_frame, rows, tun.takes_large_udp(fd))
 
 
 cdef class Tap(Port):
     """Frames through a descriptor that reads and writes like a TAP's; it is the port's from here.
 
     `max_frame`: what is longer, segmented frames by their segments, is dropped; 0: no limit.
+    `large_udp`: UDP frames to be segmented are not cut here.
     """
 
     cdef TapIn _in
@@ -552,7 +557,8 @@ cdef class Tap(Port):
         if self._in.buffer == NULL:
             raise MemoryError
 
-    def __init__(self, str name, int fd, str ifname, uint32_t max_frame=0, rows=None):
+    def __init__(self, str name, int fd, str ifname, uint32_t max_frame=0, rows=None,
+                 bint large_udp=True):
         super().__init__(name, rows)
         self.ifname = ifname
         self._in.source.fd = fd
@@ -563,6 +569,7 @@ cdef class Tap(Port):
         self._out.row = self.rx_row
         self._out.fd = fd
         self._out.max_frame = max_frame
+        self._out.large_udp = large_udp
         self.sink = &self._out.sink
 
     @property

@@ -88,6 +88,15 @@ def take_tap(name: str, fd: int) -> tuple[int, str]:
     return fd, ifname.rstrip(b"\0").decode()
 
 
+def takes_large_udp(fd: int) -> bool:
+    """Whether this kernel segments UDP (USO): one that does not refuses such a frame."""
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS | OFFLOADS_USO)
+    except OSError:
+        return False
+    return True
+
+
 def set_mtu(name: str, ifname: str, mtu: int) -> None:
     """Set the interface's MTU; ConfigError when that is not allowed."""
     try:
@@ -117,9 +126,7 @@ def _attach(fd: int, ifname: str, flags: int) -> str:
 
 def _set_offloads(fd: int) -> None:
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
-    try:
-        fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS | OFFLOADS_USO)
-    except OSError:
+    if not takes_large_udp(fd):
         fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS)
 
 

@@ -9,14 +9,14 @@ NEEDS_CSUM, DATA_VALID = 1, 2
 TCPV4, UFO, TCPV6, UDP_L4, ECN = 1, 3, 4, 5, 0x80
 
 
-def socket_tap(name: str, max_frame: int = 0) -> tuple[Tap, socket.socket]:
+def socket_tap(name: str, max_frame: int = 0, large_udp: bool = True) -> tuple[Tap, socket.socket]:
     """A TAP port and the kernel's end of it."""
     inside, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     inside.setblocking(False)
     for end in (inside, outside):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     outside.settimeout(5)
-    return Tap(name, inside.detach(), name, max_frame), outside
+    return Tap(name, inside.detach(), name, max_frame, large_udp=large_udp), outside
 
 
 def header(

@@ -15,6 +15,7 @@ from emuiavf.datapath.engine import Engine
 from emuiavf.ports._tap import Tap
 from tests.fakes.tap import NEEDS_CSUM, TCPV4, TCPV6, UDP_L4, header, socket_tap
 from tests.model.tunnel import INNER_L4, Places, Tunnel, blanked
+from tests.ports.test_tap import pseudo
 from tests.rings import Driver
 
 IIPT6, IIPT4_CSUM = 0x20, 0x60
@@ -27,11 +28,11 @@ V6 = {"src": "fd00::1", "dst": "fd00::2"}
 class Rig:
     """A driver's VF and a TAP, 1:1; step() makes turns of the engine's one worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, large_udp: bool = True) -> None:
         self.driver = Driver("guest")
         self.driver.enable()
         self.tap: Tap
-        self.tap, self.kernel = socket_tap("tap")
+        self.tap, self.kernel = socket_tap("tap", large_udp=large_udp)
         self.kernel.setblocking(False)
         self.engine = Engine(hold_s=10.0)
         self.engine.add(self.driver.vf)
@@ -144,6 +145,27 @@ def test_udp_segmentation_request_passes_in_pieces_of_64_datagrams(rig: Rig) -> 
     assert b"".join(data[52:] for data in got) == payload
     assert [Ether(data[10:])[UDP].len for data in got] == [25608, 14408]
     assert [Ether(data[10:])[IP].id for data in got] == [77, 77 + 64]
+
+
+def test_udp_segmentation_is_done_here_for_an_old_kernel() -> None:
+    rig = Rig(large_udp=False)
+    payload = os.urandom(3000)
+    for network, cmd in ((IP(**V4), IIPT4_CSUM), (IPv6(**V6), IIPT6)):
+        packet = whole(Ether(**MAC) / network / UDP(sport=1, dport=2) / Raw(payload))
+        send_large(rig, packet, 1200, UDP_CSUM | cmd, 8, len(payload))
+        rig.step()
+        got = rig.received()
+        start = 14 + (20 if IP in packet else 40)
+        assert {data[:10] for data in got} == {header(NEEDS_CSUM, start=start, offset=6)}
+        for number, data in enumerate(got):
+            part = payload[1200 * number :][:1200]
+            made = Ether(**MAC) / network.copy() / UDP(sport=1, dport=2) / Raw(part)
+            if IP in made:
+                made[IP].id += number
+            made[UDP].chksum = pseudo(Ether(bytes(made)), 8 + len(part))
+            assert data[10:] == bytes(made)
+    rig.tap.close()
+    rig.kernel.close()
 
 
 def test_segmentation_beyond_64_kib_goes_in_pieces(rig: Rig) -> None:

@@ -4,9 +4,11 @@ Two VFs of one guest, each in a namespace, are wired to two TAPs, which a bridge
 TCP from `left` crosses all of it, and what came out of left's VF is captured on its TAP.
 """
 
+import base64
 import json
 import re
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from tests.vm.harness import measure
-from tests.vm.harness.backend import BackendProcess, vfio_user_device
+from tests.vm.harness.backend import BackendProcess, vfio_user_device, wait_until
 from tests.vm.harness.guest import Guest
 from tests.vm.harness.netns import Namespace
 
@@ -154,6 +156,15 @@ def rig(
     assert "Traceback" not in backend.said()
 
 
+def built(folder: Path) -> str:
+    """The program that sends large datagrams, as text."""
+    source, made = Path(__file__).parent / "harness" / "usend.c", folder / "usend"
+    words = ["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-s"]
+    words += ["-fno-pie", "-no-pie", "-Wl,-z,noseparate-code", "-Wl,--build-id=none"]
+    subprocess.run(["cc", *words, "-o", made, source], check=True)
+    return base64.encodebytes(made.read_bytes()).decode()
+
+
 def frames_of(path: Path) -> Iterator[bytes]:
     data, at = path.read_bytes(), 24
     while at + 16 <= len(data):
@@ -204,6 +215,22 @@ def test_features_are_granted(rig: Rig) -> None:
     text = rig.vm.check(f"{HERE} ethtool -k eth0")
     on = re.findall(r"^\s*(\S+): on", text, re.MULTILINE)
     assert set(FEATURES) <= set(on)
+
+
+def test_large_datagrams(rig: Rig) -> None:
+    """USO: 20 of 12 pieces over IPv4, as many over IPv6, for a port that nobody listens at."""
+
+    def heard() -> list[int]:
+        text = measure.guest_nstat(rig.vm, "ip netns exec right")
+        names = ("UdpNoPorts", "Udp6NoPorts", "UdpInCsumErrors", "Udp6InCsumErrors")
+        return [int(re.findall(rf"^{name}\s+(\d+)", text, re.MULTILINE)[0]) for name in names]
+
+    rig.vm.check(f"base64 -d > /tmp/usend <<'END' && chmod +x /tmp/usend\n{built(rig.folder)}END")
+    before, cut = heard(), rig.backend.stats("emu_iavf0")["tx-0.segments"]
+    rig.vm.check(f"{HERE} /tmp/usend")
+    expected = [before[0] + 240, before[1] + 240, *before[2:]]
+    wait_until(lambda: heard() == expected, 20, "all pieces have come")
+    assert rig.backend.stats("emu_iavf0")["tx-0.segments"] == cut + 480
 
 
 @pytest.mark.parametrize("name", TUNNELS)
