@@ -54,6 +54,8 @@ TUNNELS = {
 }
 # What they carry, if not IPv4 and IPv6.
 ONLY = {"ipip": ["4"], "sit": ["6"]}
+# Tunnels whose large packets Linux hands over whole; it cuts those of the others before.
+LARGE = {"vxlan", "vxlan-no-csum", "vxlan6", "geneve", "geneve6", "gre-key", "gre-csum"}
 SAMPLE = 30
 BYTES = 1 << 20
 
@@ -249,6 +251,7 @@ def test_tcp_through_a_tunnel(rig: Rig, name: str) -> None:
     looked, full = check_frames(path, 1500)
     assert looked >= SAMPLE
     assert full > SAMPLE // 2
-    # Most of it was handed over in large packets.
-    assert after["tx-0.segments"] - before["tx-0.segments"] > BYTES // 1500 // 2
+    if name in LARGE:
+        # Most of it was handed over in large packets.
+        assert after["tx-0.segments"] - before["tx-0.segments"] > BYTES // 1500 // 2
     assert (after["tx_errors"], after["tx-0.malicious"]) == (before["tx_errors"], 0)
