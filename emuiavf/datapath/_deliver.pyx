@@ -1,0 +1,133 @@
+"""Delivery: a burst to the one other end of a connection, or its frames to members of a switch."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from emuiavf._atomic cimport load_acquire_ptr
+from emuiavf._bits cimport count_bits, lowest_bit, lowest_bit64
+from emuiavf.datapath._frame cimport (
+    FRAME_ASK_TSO, FRAME_DROP, FRAME_HASHED, FRAME_RULED, PUT_DROP, TX_DISCARDS, TX_FILTERED,
+    TX_HELD, TX_STORM, Burst, Frame, RxFilterTable, Source,
+)
+from emuiavf.datapath._switch cimport (
+    SWITCH_MEMBERS, filter_accepts, filter_accepts_all, filter_strips, put_untagged, switch_route,
+)
+
+
+# A source may flood so much at once, of what its limit allows in this time.
+cdef uint64_t FLOOD_NS = 10_000_000
+cdef uint64_t SECOND_NS = 1_000_000_000
+
+
+cdef inline uint32_t _accepted(const RxFilterTable *table, const Burst *burst, int count,
+                               uint32_t *filtered) noexcept nogil:
+    """The frames that the table lets pass, and those that it does not: none of them dropped."""
+    cdef uint32_t mask = 0
+    cdef int i
+    if filter_accepts_all(table, burst.frames, count):
+        return all_of(count)
+    for i in range(count):
+        if not burst.frames[i].flags & FRAME_DROP:
+            if table == NULL or filter_accepts(table, &burst.frames[i]):
+                mask |= <uint32_t>1 << i
+            else:
+                filtered[0] |= <uint32_t>1 << i
+    return mask
+
+
+cdef int deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) noexcept nogil:
+    """1:1: put in order, hold at the first frame without room; returns how many are finished."""
+    cdef Source *source = route.source
+    cdef uint32_t filtered = 0, left, how = 0, cursor = burst.frames[0].cursor
+    cdef int finished = count
+    cdef const RxFilterTable *table = <const RxFilterTable *>load_acquire_ptr(
+        <void **>&route.one.filter)
+    cdef uint32_t mask = _accepted(table, burst, count, &filtered)
+    if mask:
+        if source.held_since != 0 and burst.now_ns - source.held_since > hold_ns:
+            how = PUT_DROP
+        if table != NULL and filter_strips(table):
+            left = mask & ~put_untagged(route.one, burst, mask, how)
+        else:
+            left = mask & ~route.one.put(route.one, burst, mask, how)
+        if left:
+            finished = lowest_bit(left)
+    if filtered:
+        # Those behind a held frame come again.
+        source.row[TX_FILTERED] += count_bits(filtered & all_of(finished))
+    if finished == count:
+        source.held_since = 0
+        return count
+    source.row[TX_HELD] += 1
+    if finished > 0 or source.held_since == 0 or burst.frames[0].cursor != cursor:
+        source.held_since = burst.now_ns
+    return finished
+
+
+cdef void _again(Burst *burst, uint32_t mask, uint32_t cursor) noexcept nogil:
+    """Make frames that one destination has had fit for the next: what the first learnt for itself
+    (its hash) and how far it has cut them is gone.  `cursor`: where frame 0 began."""
+    cdef Frame *frame
+    cdef int i
+    while mask:
+        i = lowest_bit(mask)
+        mask &= mask - 1
+        frame = &burst.frames[i]
+        frame.flags &= ~<uint32_t>(FRAME_HASHED | FRAME_RULED)
+        frame.hash = 0
+        if frame.flags & FRAME_ASK_TSO:
+            frame.cursor = 0 if i else cursor
+
+
+cdef bint _may_flood(Source *source, uint64_t cost_ns, uint64_t now) noexcept nogil:
+    """Has the source flooded so little that another frame of this cost may pass?"""
+    if source.flooded_ns < now:
+        source.flooded_ns = now
+    if source.flooded_ns - now > FLOOD_NS:
+        return 0
+    source.flooded_ns += cost_ns
+    return 1
+
+
+cdef inline uint64_t _pieces(const Frame *frame) noexcept nogil:
+    """How many frames a frame becomes."""
+    return frame.len // frame.mss + 1 if frame.flags & FRAME_ASK_TSO else 1
+
+
+cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
+    """Switch: one mask of frames per destination touched; nothing is held."""
+    cdef uint32_t masks[SWITCH_MEMBERS]
+    cdef uint64_t touched = 0, to
+    cdef uint32_t bit, served = 0, cursor = burst.frames[0].cursor, flood = 0, now_s = 0
+    cdef uint64_t storm_ns = route.many.storm_ns
+    cdef int i, member
+    if route.many.fdb != NULL:
+        now_s = <uint32_t>(burst.now_ns // SECOND_NS)
+    for i in range(count):
+        if burst.frames[i].flags & FRAME_DROP:
+            continue
+        to = switch_route(route.many, &burst.frames[i], route.source.member, now_s, &flood)
+        if to == 0:
+            route.source.row[TX_FILTERED] += 1
+        elif flood and storm_ns and to & (to - 1) and not _may_flood(
+                route.source, storm_ns * _pieces(&burst.frames[i]), burst.now_ns):
+            route.source.row[TX_STORM] += 1
+            route.source.row[TX_DISCARDS] += 1
+            continue
+        bit = <uint32_t>1 << i
+        while to:
+            member = lowest_bit64(to)
+            to &= to - 1
+            if not touched >> member & 1:
+                touched |= <uint64_t>1 << member
+                masks[member] = 0
+            masks[member] |= bit
+    while touched:
+        member = lowest_bit64(touched)
+        touched &= touched - 1
+        if served & masks[member]:
+            _again(burst, served & masks[member], cursor)
+        served |= masks[member]
+        if route.many.strips >> member & 1:
+            put_untagged(route.many.sinks[member], burst, masks[member], PUT_DROP)
+        else:
+            route.many.sinks[member].put(route.many.sinks[member], burst, masks[member], PUT_DROP)
