@@ -18,7 +18,7 @@ from emuiavf._atomic cimport (
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
 from emuiavf._ring_irq cimport vector_event, vector_use, vf_poll, vf_wake
 from emuiavf._ring_put cimport vf_put
-from emuiavf._ring_rate cimport limit_ring, limit_vf
+from emuiavf._ring_rate cimport limit_ring, limit_vf, promise_vf
 from emuiavf._ring_spoil cimport vf_put_spoilt
 from emuiavf._ring_state cimport (
     DETAIL_FORMAT, DETAIL_STAMP, DYN_INTENA, DYN_INTENA_MSK, DYN_INTERVAL_SHIFT, DYN_ITR_MASK,
@@ -171,6 +171,7 @@ cdef class Vf(Endpoint):
         self.vf_poller.vf = &self.run
         self.sink = &self.run.sink
         self.poller = &self.vf_poller.poller
+        self.promise = &self.run.promise
         self._refs = []
         self._all = (<object>1 << n) - 1
         self._flow_ids = set()
@@ -419,6 +420,7 @@ cdef class Vf(Endpoint):
     cpdef object set_policy(self, policy):
         """What the host decided: see Engine.set_policy, which publishes the rest of it."""
         self.policy = policy
+        promise_vf(&self.run, policy.min_rate * KBPS)
         self.set_filter(self.rx_filter or RxFilter())
 
     def set_rss(self, rss) -> None:

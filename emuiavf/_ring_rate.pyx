@@ -1,23 +1,22 @@
 """Rate limits: token buckets that hold frames in their Tx rings.
 
 A VF has one, over all its rings, which is the host's, and each ring has one, which is the guest's.
-A bucket is kept as a time: up to `paid_ns` the limit is used up.  What is sent moves it on, so
-that a frame that is larger than what was left is paid for afterwards, and the rate is met to the
-bit whatever the bursts are.  All rings of a VF share its bucket, whichever workers serve them.
-What counts are the bytes of the frames without FCS, after segmentation: those of the counter
-tx_bytes.
+All rings of a VF share its bucket, whichever workers serve them.  What counts are the bytes of the
+frames without FCS, after segmentation: those of the counter tx_bytes.
 
 A ring without any limit and of a usual turn has other functions in its Source and pays nothing.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from emuiavf._atomic cimport (
-    add_relaxed_from_u64, load_acquire_u32, load_relaxed_u32, load_relaxed_u64, store_relaxed_u32,
-    store_relaxed_u64, store_release_u32,
+    load_acquire_u32, load_relaxed_u32, store_relaxed_u32, store_relaxed_u64, store_release_u32,
 )
-from emuiavf._ring_state cimport Bucket, TxRun, VfRun
+from emuiavf._ring_state cimport TxRun, VfRun
 from emuiavf._ring_tx cimport tx_done, tx_take
+from emuiavf.datapath._bucket cimport (
+    BUCKET_BITS, BUCKET_DEPTH_NS, Bucket, bucket_due, bucket_pay, bucket_saved,
+)
 from emuiavf.datapath._frame cimport BURST_BYTES, TAKE_LATER, TX_BYTES, Burst, Source
 
 
@@ -25,42 +24,14 @@ cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
 
 
-# What was not used in this time may still be: a worker that sleeps too long, or has lost its CPU,
-# catches up.  More would be a burst of its own (2 % of a second).
-cdef uint64_t DEPTH_NS = 20_000_000
-# So much is saved up before frames are taken: bursts instead of single frames where rates are high.
-cdef uint64_t QUANTUM_NS = 50_000
 # So long the ring whose turn it is may take to use it: its worker may be another, and asleep.
 cdef uint64_t PATIENCE_NS = 2_000_000
-# Kilobits per second are bits per 1,000,000 ns.
-cdef uint64_t BITS = 8 * 1_000_000
-
-
-cdef inline uint64_t bucket_saved(const Bucket *bucket, uint64_t now) noexcept nogil:
-    """For how long its rate was not used; 0 while that is too little to send for."""
-    cdef uint64_t paid = load_relaxed_u64(&bucket.paid_ns)
-    return now - paid if <int64_t>(now - paid) >= <int64_t>QUANTUM_NS else 0
-
-
-cdef inline uint64_t bucket_due(const Bucket *bucket) noexcept nogil:
-    return load_relaxed_u64(&bucket.paid_ns) + QUANTUM_NS
 
 
 cdef inline uint32_t bytes_saved(uint32_t rate, uint64_t saved, uint32_t most) noexcept nogil:
     """What may be sent of it now, at least one frame: what it lacks is owed."""
-    cdef uint64_t bytes = (saved if saved < DEPTH_NS else DEPTH_NS) * rate // BITS
+    cdef uint64_t bytes = min(saved, BUCKET_DEPTH_NS) * rate // BUCKET_BITS
     return most if bytes > most else <uint32_t>bytes if bytes else 1
-
-
-cdef inline void bucket_pay(Bucket *bucket, uint64_t *owed, uint64_t bytes,
-                            uint64_t now) noexcept nogil:
-    cdef uint64_t rate = load_relaxed_u32(&bucket.rate), ns
-    if rate == 0:
-        return
-    owed[0] += bytes * BITS
-    ns = owed[0] // rate
-    owed[0] -= ns * rate
-    add_relaxed_from_u64(&bucket.paid_ns, now - DEPTH_NS if now > DEPTH_NS else 0, ns)
 
 
 cdef inline bint tx_waits(const TxRun *tx, uint64_t now) noexcept nogil:
@@ -133,6 +104,10 @@ cdef void bucket_set(Bucket *bucket, uint32_t rate) noexcept:
     if rate != bucket.rate:
         store_relaxed_u64(&bucket.paid_ns, monotonic_ns())
         store_release_u32(&bucket.rate, rate)
+
+
+cdef void promise_vf(VfRun *vf, uint32_t rate) noexcept:
+    bucket_set(&vf.promise, rate)
 
 
 cdef void choose(VfRun *vf, TxRun *tx) noexcept:

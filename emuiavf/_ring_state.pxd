@@ -7,6 +7,7 @@ and DYN_CTLN words are memory that the guest also writes: each is read once and 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from emuiavf._dma cimport Extent, MemMap
 from emuiavf._ring_watch cimport Watch
+from emuiavf.datapath._bucket cimport Bucket
 from emuiavf.datapath._flow cimport FlowTable, HashTable
 from emuiavf.datapath._frame cimport Frame, FrameSink, Poller, Segment, Source
 from emuiavf.datapath._offload cimport ToeplitzKey
@@ -109,12 +110,6 @@ cdef enum:
     STRIP_INNER = 1
 
 
-# A token bucket, kept as a time: up to `paid_ns` the limit is used up.
-cdef struct Bucket:
-    uint32_t rate          # Kb/s; 0: no limit
-    uint64_t paid_ns       # atomic
-
-
 # Entries of the largest RSS table.
 cdef enum:
     LUT_SIZE = 512
@@ -157,6 +152,7 @@ cdef struct VfRun:
     TxRun *tx
     uint32_t tx_turn       # the Tx ring that goes first when there is something to be sent
     Bucket limit           # of all Tx rings together
+    Bucket promise         # what they get at least
     uint32_t lose_irqs     # interrupts still to be lost, atomic
     uint32_t outer_tpid    # of tags inserted from L2TAG2
     uint32_t spoil         # received frames still to be spoilt, atomic

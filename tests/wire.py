@@ -3,7 +3,7 @@
 import time
 
 from emuiavf.datapath.engine import Engine
-from emuiavf.emudev.info import RxFilter
+from emuiavf.emudev.info import RxFilter, TxShaping
 from tests.rings import Driver
 
 TX_BYTES, TX_PACKETS, DISCARDS = 0, 6, 4
@@ -44,8 +44,13 @@ class Wire:
                     self.sender.tx_ring[queue] + slot * 16, self.address, word & ~0x20
                 )
         self.sink.post(2047)
-        self.now = time.monotonic_ns()
         self.sender.vf.set_rate(rate)
+        self.now = time.monotonic_ns()
+
+    def shape(self, peaks: dict[int, int], quanta: dict[int, int] | None = None) -> None:
+        """As the guest asks: Kb/s and bytes by queue.  Limits begin by the clock of the machine."""
+        self.sender.vf.set_tx_shaping(TxShaping(peaks, quanta or {}))
+        self.now = max(self.now, time.monotonic_ns())
 
     def heads(self) -> list[int]:
         return [self.sender.vf.ring_state("tx", queue)["head"] for queue in range(self.queues)]

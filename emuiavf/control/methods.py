@@ -68,7 +68,8 @@ class Set(Words, kw_only=True):
         LinkState | UnsetType, _about("the link that the VF sees: its port's, up, down")
     ] = UNSET
     min_rate: Annotated[
-        Rate | UnsetType, _about("Mb/s that the VF is promised, as part of the link")
+        Rate | UnsetType,
+        _about("Mb/s that the VF gets before others get more; 0: its turn like all"),
     ] = UNSET
     max_rate: Annotated[
         Rate | UnsetType,

@@ -2,19 +2,19 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from emuiavf._atomic cimport load_acquire_ptr
+from emuiavf._atomic cimport load_acquire_ptr, load_relaxed_u64
 from emuiavf._bits cimport count_bits, lowest_bit, lowest_bit64
 from emuiavf.datapath._frame cimport (
-    FRAME_ASK_TSO, FRAME_DROP, FRAME_HASHED, FRAME_RULED, PUT_DROP, TX_DISCARDS, TX_FILTERED,
-    TX_HELD, TX_STORM, Burst, Frame, RxFilterTable, Source,
+    FRAME_DROP, PUT_DROP, TX_DISCARDS, TX_FILTERED, TX_HELD, TX_STORM, Burst, RxFilterTable, Source,
 )
 from emuiavf.datapath._switch cimport (
     SWITCH_MEMBERS, filter_accepts, filter_accepts_all, filter_strips, put_untagged, switch_route,
 )
 
 
-# A source may flood so much at once, of what its limit allows in this time.
-cdef uint64_t FLOOD_NS = 10_000_000
+# So long the next room of a member is kept for who waits for it; a worker that serves the others
+# may look at its clock later than the one that waits.
+cdef uint64_t KEPT_NS = 1_000_000
 cdef uint64_t SECOND_NS = 1_000_000_000
 
 
@@ -63,34 +63,21 @@ cdef int deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) no
     return finished
 
 
-cdef void _again(Burst *burst, uint32_t mask, uint32_t cursor) noexcept nogil:
-    """Make frames that one destination has had fit for the next: what the first learnt for itself
-    (its hash) and how far it has cut them is gone.  `cursor`: where frame 0 began."""
-    cdef Frame *frame
-    cdef int i
-    while mask:
-        i = lowest_bit(mask)
-        mask &= mask - 1
-        frame = &burst.frames[i]
-        frame.flags &= ~<uint32_t>(FRAME_HASHED | FRAME_RULED)
-        frame.hash = 0
-        if frame.flags & FRAME_ASK_TSO:
-            frame.cursor = 0 if i else cursor
-
-
-cdef bint _may_flood(Source *source, uint64_t cost_ns, uint64_t now) noexcept nogil:
-    """Has the source flooded so little that another frame of this cost may pass?"""
-    if source.flooded_ns < now:
-        source.flooded_ns = now
-    if source.flooded_ns - now > FLOOD_NS:
-        return 0
-    source.flooded_ns += cost_ns
-    return 1
-
-
-cdef inline uint64_t _pieces(const Frame *frame) noexcept nogil:
-    """How many frames a frame becomes."""
-    return frame.len // frame.mss + 1 if frame.flags & FRAME_ASK_TSO else 1
+cdef uint64_t _not_kept(Route *route, const uint32_t *masks, uint64_t touched,
+                        uint64_t now) noexcept nogil:
+    """The members of `touched` whose next room is not kept for somebody who was promised it; what
+    is for the others is dropped."""
+    cdef uint64_t left = touched, since
+    cdef int member
+    while left:
+        member = lowest_bit64(left)
+        left &= left - 1
+        since = load_relaxed_u64(&route.many.sinks[member].full_since)
+        # Who has waited for as long as frames are held waits no more.
+        if since and now - since <= KEPT_NS:
+            touched &= ~(<uint64_t>1 << member)
+            route.source.row[TX_DISCARDS] += count_bits(masks[member])
+    return touched
 
 
 cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
@@ -108,8 +95,8 @@ cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
         to = switch_route(route.many, &burst.frames[i], route.source.member, now_s, &flood)
         if to == 0:
             route.source.row[TX_FILTERED] += 1
-        elif flood and storm_ns and to & (to - 1) and not _may_flood(
-                route.source, storm_ns * _pieces(&burst.frames[i]), burst.now_ns):
+        elif flood and storm_ns and to & (to - 1) and not may_flood(
+                route.source, storm_ns * pieces(&burst.frames[i]), burst.now_ns):
             route.source.row[TX_STORM] += 1
             route.source.row[TX_DISCARDS] += 1
             continue
@@ -121,11 +108,13 @@ cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
                 touched |= <uint64_t>1 << member
                 masks[member] = 0
             masks[member] |= bit
+    if route.many.promises:
+        touched = _not_kept(route, masks, touched, burst.now_ns)
     while touched:
         member = lowest_bit64(touched)
         touched &= touched - 1
         if served & masks[member]:
-            _again(burst, served & masks[member], cursor)
+            again(burst, served & masks[member], cursor)
         served |= masks[member]
         if route.many.strips >> member & 1:
             put_untagged(route.many.sinks[member], burst, masks[member], PUT_DROP)

@@ -1,5 +1,6 @@
 """What joins the engine: endpoints (a VF, a TAP, ...) and their sources of frames."""
 
+from emuiavf.datapath._bucket cimport Bucket
 from emuiavf.datapath._frame cimport FrameSink, Poller, Source
 
 
@@ -27,6 +28,8 @@ cdef class Endpoint:
     cdef FrameSink *sink
     # NULL: no work beside frames.
     cdef Poller *poller
+    # What the host has promised all its sources together; NULL: it promises this one nothing.
+    cdef Bucket *promise
     # True: its sources must be polled even while idle (doorbells in memory, no fd, no wake-up).
     cdef readonly bint polled
     # emudev.info.RxFilter, or None: receives everything that has no better place (a port).

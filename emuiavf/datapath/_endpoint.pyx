@@ -26,6 +26,7 @@ cdef class Endpoint:
         self.name = ""
         self.sink = NULL
         self.poller = NULL
+        self.promise = NULL
         self.polled = False
         self.rx_filter = None
         self.policy = None

@@ -139,6 +139,7 @@ cdef extern from "frame.h" nogil:
         uint32_t (*put)(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil
         const RxFilterTable *filter
         uint32_t member
+        uint64_t full_since
 
     ctypedef struct Poller:
         uint64_t (*poll)(Poller *poller, uint64_t now_ns) noexcept nogil

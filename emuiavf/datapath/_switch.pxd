@@ -62,6 +62,7 @@ cdef extern from "filter.h" nogil:
         Fdb *fdb
         uint64_t storm_ns
         uint32_t slots_mask
+        uint32_t promises
         SwitchEntry *slots
 
     uint32_t mac_slot(uint64_t mac, uint32_t mask) noexcept

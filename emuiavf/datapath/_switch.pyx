@@ -120,6 +120,12 @@ def is_way_out(Endpoint endpoint) -> bool:
     return endpoint.rx_filter is None and endpoint.policy is None and endpoint.sink != NULL
 
 
+def is_promised(Endpoint endpoint) -> bool:
+    """Has the host promised what it sends a share (min-rate)?"""
+    return (endpoint.promise != NULL and endpoint.policy is not None
+            and endpoint.policy.min_rate > 0)
+
+
 def guard_of(endpoint) -> GuardTable | None:
     """What the host imposes on what this Endpoint sends; None: nothing."""
     policy = endpoint.policy
@@ -196,7 +202,7 @@ cdef Switch *switch_build(list members, Learned learned, uint64_t storm_ns) exce
     cdef uint32_t slots, at
     cdef int vlan
     cdef uint64_t bit, mac, address, unpruned = 0, ports = 0
-    cdef bint prune = False
+    cdef bint prune = False, table_promises = False
     if len(members) > SWITCH_MEMBERS:
         raise ValueError(f"a switch has at most {SWITCH_MEMBERS} members, not {len(members)}")
     for number, endpoint in enumerate(members):
@@ -205,6 +211,8 @@ cdef Switch *switch_build(list members, Learned learned, uint64_t storm_ns) exce
         wishes = endpoint.rx_filter
         if wishes is None and endpoint.policy is not None:
             wishes = RxFilter()
+        if is_promised(endpoint):
+            table_promises = True
         if wishes is None:
             ports |= <uint64_t>1 << <uint32_t>number
         if endpoint.sink == NULL:
@@ -228,6 +236,7 @@ cdef Switch *switch_build(list members, Learned learned, uint64_t storm_ns) exce
     table.slots_mask = slots - 1
     table.ports = ports
     table.storm_ns = storm_ns
+    table.promises = table_promises
     if learned is not None:
         table.fdb = &learned.fdb
     for number, wishes in wanted.items():

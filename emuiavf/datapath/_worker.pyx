@@ -12,12 +12,14 @@ from libc.string cimport memset
 
 from emuiavf._atomic cimport (
     add_u32, cpu_pause, fence_seq, load_acquire_ptr, load_relaxed_u32, load_seq_u32,
-    store_release_u32, store_seq_ptr, store_seq_u32,
+    store_relaxed_u64, store_release_u32, store_seq_ptr, store_seq_u32,
 )
 from emuiavf._bits cimport count_bits
+from emuiavf.datapath._bucket cimport bucket_pay, bucket_saved
 from emuiavf.datapath._deliver cimport Route, all_of, deliver_many, deliver_one
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
-from emuiavf.datapath._frame cimport TX_SPOOFED, Burst, Poller
+from emuiavf.datapath._frame cimport TX_BYTES, TX_SPOOFED, Burst, Poller
+from emuiavf.datapath._promise cimport deliver_promised
 from emuiavf.datapath._switch cimport (
     GuardTable, Learned, Switch, guard_done, guard_take, switch_build, switch_free,
 )
@@ -72,6 +74,8 @@ cdef uint64_t SECOND_NS = 1_000_000_000
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 cdef enum:
+    # Of a source that is short of its promise, before all others have their turn.
+    PROMISED_TAKES = 8
     SLEEP_FDS = 64     # a sleep waits for so many; a worker with more also looks by itself
 
 
@@ -83,6 +87,7 @@ cdef struct Plan:
     uint32_t num_pollers
     uint32_t num_fds
     uint32_t polled    # some source can only be found by looking
+    uint32_t promises  # some source is promised a share
 
 
 cdef struct WorkerState:
@@ -101,36 +106,78 @@ cdef struct WorkerState:
     uint64_t turns
 
 
-cdef int _turn(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
-    """Serve every source once; returns bit 0 when something moved, bit 1 when something is held."""
+cdef inline int _serve(WorkerState *w, Route *route, uint64_t now, bint promised) noexcept nogil:
+    """Serve a source once; returns bit 0 when something moved, bit 1 when something is held.
+
+    `promised`: what it sends now is of the share that it was promised.
+    """
     cdef Burst *burst = w.burst
+    cdef uint32_t spoofed = 0
+    cdef int count = route.source.take(route.source, burst), finished, seen = 0
+    if count <= 0:
+        if count < 0 and route.source.due_ns < w.due_ns:
+            w.due_ns = route.source.due_ns
+        return 0
+    finished = count
+    if route.guard != NULL:
+        spoofed = guard_take(route.guard, burst, count)
+    if route.one != NULL:
+        finished = deliver_one(route, burst, count, w.hold_ns)
+    elif promised:
+        finished = deliver_promised(route, burst, count, w.hold_ns)
+    elif route.many != NULL:
+        deliver_many(route, burst, count)
+    if finished > 0 or route.source.held_since == now:
+        seen |= 1
+    if finished < count:
+        seen |= 2
+    if route.guard != NULL:
+        guard_done(route.guard, burst, count)
+        route.source.row[TX_SPOOFED] += count_bits(spoofed & all_of(finished))
+    route.source.done(route.source, burst, finished)
+    return seen
+
+
+cdef int _turn_with_promises(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
+    """Those who are short of what they were promised first, then everybody in turn."""
     cdef Route *route
-    cdef uint32_t r, spoofed = 0
-    cdef int count, finished, seen = 0
-    burst.now_ns = now
-    w.due_ns = FOREVER
+    cdef uint64_t before
+    cdef uint32_t r
+    cdef int _take, did, seen = 0
     for r in range(plan.num_routes):
         route = &plan.routes[r]
-        count = route.source.take(route.source, burst)
-        if count <= 0:
-            if count < 0 and route.source.due_ns < w.due_ns:
-                w.due_ns = route.source.due_ns
+        route.awaited = NULL
+        if route.promise == NULL or route.many == NULL and route.one == NULL:
             continue
-        finished = count
-        if route.guard != NULL:
-            spoofed = guard_take(route.guard, burst, count)
-        if route.one != NULL:
-            finished = deliver_one(route, burst, count, w.hold_ns)
-        elif route.many != NULL:
-            deliver_many(route, burst, count)
-        if finished > 0 or route.source.held_since == now:
-            seen |= 1
-        if finished < count:
-            seen |= 2
-        if route.guard != NULL:
-            guard_done(route.guard, burst, count)
-            route.source.row[TX_SPOOFED] += count_bits(spoofed & all_of(finished))
-        route.source.done(route.source, burst, finished)
+        for _take in range(PROMISED_TAKES):
+            if not bucket_saved(route.promise, now):
+                break
+            before = route.source.row[TX_BYTES]
+            did = _serve(w, route, now, route.many != NULL)
+            seen |= did
+            bucket_pay(route.promise, &route.owed, route.source.row[TX_BYTES] - before, now)
+            if did != 1:
+                break
+        if route.awaited != NULL and not bucket_saved(route.promise, now):
+            # It has had its share meanwhile: the rest is like everybody's.
+            store_relaxed_u64(&route.awaited.full_since, 0)
+            route.awaited = NULL
+    for r in range(plan.num_routes):
+        if plan.routes[r].awaited == NULL:
+            seen |= _serve(w, &plan.routes[r], now, False)
+    return seen
+
+
+cdef int _turn(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
+    """Serve every source once; returns bit 0 when something moved, bit 1 when something is held."""
+    cdef uint32_t r
+    cdef int seen = 0
+    w.burst.now_ns = now
+    w.due_ns = FOREVER
+    if plan.promises:
+        return _turn_with_promises(w, plan, now)
+    for r in range(plan.num_routes):
+        seen |= _serve(w, &plan.routes[r], now, False)
     return seen
 
 
@@ -272,9 +319,10 @@ cdef class Worker:
     def publish(self, list routes, list endpoints) -> None:
         """Show the worker what to serve from its next turn on.
 
-        `routes`: (SourceRef, destination, guard), the destination an Endpoint (1:1), a SwitchTable
-        or None, the guard a GuardTable or None.  `endpoints`: those whose poller this worker calls.
-        What the old plan used stays alive until `reclaim()`, which the caller calls after a grace.
+        `routes`: (SourceRef, destination, guard, promised), the destination an Endpoint (1:1), a
+        SwitchTable or None, the guard a GuardTable or None.  `endpoints`: those whose poller this
+        worker calls.  What the old plan used stays alive until `reclaim()`, which the caller calls
+        after a grace.
         """
         cdef Plan *plan = <Plan *>calloc(1, sizeof(Plan))
         cdef SourceRef ref
@@ -291,7 +339,7 @@ cdef class Worker:
         plan.fds[0].fd = self.state.wake_fd
         plan.fds[0].events = POLLIN
         plan.num_fds = 1
-        for ref, destination, guard in routes:
+        for ref, destination, guard, promised in routes:
             route = &plan.routes[plan.num_routes]
             plan.num_routes += 1
             route.source = ref.source
@@ -301,6 +349,9 @@ cdef class Worker:
                 route.many = (<SwitchTable>destination).table
             elif destination is not None:
                 route.one = (<Endpoint?>destination).sink
+            if promised:
+                route.promise = (<Endpoint?>ref.owner).promise
+                plan.promises = 1
             if ref.source.fd >= 0:
                 plan.fds[plan.num_fds].fd = ref.source.fd
                 plan.fds[plan.num_fds].events = POLLIN

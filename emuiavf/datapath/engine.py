@@ -14,13 +14,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from emuiavf.datapath._endpoint import Endpoint, SourceRef
-from emuiavf.datapath._switch import MAX_MEMBERS, GuardTable, Learned, guard_of, is_way_out
+from emuiavf.datapath._switch import (
+    MAX_MEMBERS,
+    GuardTable,
+    Learned,
+    guard_of,
+    is_promised,
+    is_way_out,
+)
 from emuiavf.datapath._worker import SwitchTable, Worker
 from emuiavf.errors import ConfigError, StateError
 from emuiavf.policy import VfPolicy
 
-# A source and where its frames go: the sink of an endpoint, or a switch; and what guards it.
-Route = tuple[SourceRef, Endpoint | SwitchTable | None, GuardTable | None]
+# A source and where its frames go: the sink of an endpoint, or a switch; what guards it; whether it
+# is promised a share.
+Route = tuple[SourceRef, Endpoint | SwitchTable | None, GuardTable | None, bool]
 
 IDLE_POLICIES = ("busy", "adaptive")
 MAX_VLAN = 4094
@@ -277,7 +285,8 @@ class Engine:
         without the tag; tagged frames of its own are spoofed ones.  `spoofchk`: frames from an
         address that it does not receive, or of a VLAN that it has not asked for when it has asked
         for any, are dropped and counted as spoofed.  No `trust`: nothing promiscuous takes effect.
-        `mac_locked`: of its unicast addresses `mac` alone does.  ConfigError for a port.
+        `mac_locked`: of its unicast addresses `mac` alone does.  `min_rate`: what it sends comes
+        first, up to that rate.  ConfigError for a port.
         """
         if endpoint not in self._endpoints:
             raise StateError(f"{endpoint.name}: not part of the engine")
@@ -310,10 +319,10 @@ class Engine:
                 continue
             # 1:1 goes to the other one, which for a loop-back is the endpoint itself.
             to = switch or members[(number + 1) % len(members)]
-            guard = guard_of(endpoint)
+            guard, promised = guard_of(endpoint), is_promised(endpoint)
             for ref in endpoint.active_sources():
                 ref.set_member(number)
-                placed.append((self._home(endpoint, ref.index), (ref, to, guard)))
+                placed.append((self._home(endpoint, ref.index), (ref, to, guard, promised)))
         return placed
 
     def _build(self, connection: _Connection) -> SwitchTable:

@@ -149,7 +149,7 @@ typedef struct Switch {
     Fdb *fdb;                          /* what is behind which port; NULL: there is one, or none */
     uint64_t storm_ns;                 /* one flooded frame of a source per so long; 0: no limit */
     uint32_t slots_mask;
-    uint32_t unused;
+    uint32_t promises;                 /* some member is promised a share: who waits for room comes first */
     SwitchEntry slots[];
 } Switch;
 

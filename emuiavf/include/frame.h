@@ -156,6 +156,7 @@ struct FrameSink {
     uint32_t (*put)(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how);
     const RxFilterTable *filter;  /* published; NULL = receives everything */
     uint32_t member;
+    uint64_t full_since;  /* since when somebody who was promised a share waits for room, or 0; atomic */
 };
 
 /* Work of an endpoint beside frames (interrupt moderation): called every turn by one worker. */

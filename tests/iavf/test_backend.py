@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
+from emuiavf.datapath._switch import is_promised
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev import registry, vdev
 from emuiavf.emudev.info import (
@@ -16,6 +18,7 @@ from emuiavf.emudev.info import (
     RxFilter,
     RxQueueConfig,
     TxQueueConfig,
+    TxShaping,
     VectorMap,
     VlanOffload,
 )
@@ -25,6 +28,7 @@ from emuiavf.iavf.backend import RingBackend
 from emuiavf.iavf.device import IavfDevice
 from emuiavf.iavf.options import OPTIONS
 from emuiavf.loop import Loop
+from emuiavf.policy import VfPolicy
 
 RAM_SIZE = 1 << 20
 
@@ -116,6 +120,19 @@ def test_opening_the_admin_queue_forgets_the_transmit_tails_of_before(rig: Rig) 
         rig.device.region_write(0, tail, b"\x03\0\0\0")
     rig.device.region_write(0, regs.ATQLEN1.offset, b"\x40\0\0\x80")
     assert [rig.device.region_read(0, tail, 4) for tail in tails] == [bytes(4), b"\x03\0\0\0"]
+
+
+def test_promise_of_the_host_reaches_the_workers_and_leaves_them_again(rig: Rig) -> None:
+    for rate in (5, 0):
+        rig.backend.set_policy(replace(VfPolicy(), min_rate=rate))
+        assert is_promised(rig.backend.endpoint) is bool(rate)
+
+
+def test_shaping_reaches_the_data_path(rig: Rig) -> None:
+    """And one of no change wakes nobody."""
+    rig.emu.set_tx_shaping(TxShaping({0: 500}, {1: 256}))
+    rig.emu.set_tx_shaping(TxShaping())
+    assert rig.graces(lambda: rig.emu.set_tx_shaping(TxShaping({1: 500}))) == [0]
 
 
 def test_vector_fires_its_eventfd_when_it_is_armed(rig: Rig) -> None:
