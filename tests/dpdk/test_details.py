@@ -194,6 +194,8 @@ def test_frames_have_the_time_of_the_clock(bench: Bench, bits: int) -> None:
     slack = 50_000_000  # of `zero`: how long the answer took
     assert len(stamps) == len(sent)
     for stamp, (begin, end) in zip(stamps, times, strict=True):
-        assert begin - slack <= stamp <= end
+        # Of the device are the low 32 bits.  Vector paths take one below that of their last look at
+        # the clock for the next round, also when the frame was stamped just before that look.
+        assert (stamp - begin + slack) % (1 << 32) <= end - begin + slack
     assert abs(stamps[0] - time.time_ns()) < 600_000_000_000
     assert stamps == sorted(stamps)
