@@ -13,30 +13,38 @@ from emuiavf.datapath._frame cimport Frame, FrameSink, Poller, Segment, Source
 from emuiavf.datapath._offload cimport ToeplitzKey
 
 
-# Tx descriptor, qword 1 (AVF; reference: E810 datasheet, LAN transmit descriptors).
-cpdef enum TxDesc:
-    TXD_DTYPE_DATA = 0
-    TXD_DTYPE_CONTEXT = 1
-    TXD_DTYPE_DONE = 15
-    TXD_EOP = 0x10
-    TXD_RS = 0x20
-    TXD_IL2TAG1 = 0x80
-    TXD_IIPT_SHIFT = 9
-    TXD_L4T_SHIFT = 12
-    TXD_MACLEN_SHIFT = 16
-    TXD_IPLEN_SHIFT = 23
-    TXD_L4LEN_SHIFT = 30
-    TXD_BUFSZ_SHIFT = 34
-    TXD_L2TAG1_SHIFT = 48
-    TXC_EIPT = 3                # qword 0: a packet in a packet
-    TXC_EIPLEN_SHIFT = 2
-    TXC_L4TUNT_SHIFT = 9
-    TXC_EIP_NOINC = 0x800
-    TXC_L4TUNLEN_SHIFT = 12
-    TXC_L4T_CS = 0x800000
-    TXC_TSO = 0x10
-    TXC_IL2TAG2 = 0x40
-    TXC_MSS_SHIFT = 50
+cdef extern from "txdesc.h" nogil:
+    cpdef enum TxDesc:
+        TXD_DTYPE_DATA
+        TXD_DTYPE_CONTEXT
+        TXD_DTYPE_DONE
+        TXD_EOP
+        TXD_RS
+        TXD_IL2TAG1
+        TXD_IIPT_SHIFT
+        TXD_L4T_SHIFT
+        TXD_MACLEN_SHIFT
+        TXD_IPLEN_SHIFT
+        TXD_L4LEN_SHIFT
+        TXD_BUFSZ_SHIFT
+        TXD_L2TAG1_SHIFT
+        TXC_EIPT
+        TXC_EIPLEN_SHIFT
+        TXC_L4TUNT_SHIFT
+        TXC_EIP_NOINC
+        TXC_L4TUNLEN_SHIFT
+        TXC_L4T_CS
+        TXC_TSO
+        TXC_IL2TAG2
+        TXC_MSS_SHIFT
+    enum:
+        TX_DESC_SIZE
+        TXD_BUFSZ_MASK
+        TXD_NOT_PLAIN
+
+cdef extern from "writeback.h" nogil:
+    enum:
+        RX_DESC_SIZE
 
 # VFINT_DYN_CTL01 / DYN_CTLN1.
 cpdef enum DynCtl:
@@ -47,12 +55,6 @@ cpdef enum DynCtl:
     DYN_ITR_NONE = 0x18
     DYN_INTERVAL_SHIFT = 5
     DYN_INTENA_MSK = 0x80000000
-
-# Bytes of a descriptor.
-cdef enum:
-    TX_DESC_SIZE = 16
-    RX_DESC_SIZE = 32
-
 
 # Why a queue was stopped.
 cpdef enum Fault:

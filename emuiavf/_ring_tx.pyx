@@ -7,10 +7,8 @@ from emuiavf._atomic cimport (
     load_acquire_ptr, load_acquire_u32, load_relaxed_ptr, load_relaxed_u32, load_relaxed_u64,
     store_release_u64, store_seq_u32,
 )
-from emuiavf._bits cimport lowest_bit, prefetch_read
-from emuiavf._dma cimport (
-    MEM_READ, MEM_WRITE, Extent, MemMap, MemReach, mem_find, mem_reach, mem_reached, mem_translate,
-)
+from emuiavf._bits cimport low_bits, lowest_bit, prefetch_read
+from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemMap, mem_find, mem_translate
 from emuiavf.datapath._frame cimport (
     BURST_FRAMES, BURST_SEGMENTS, ETHER_ADDRESSES, ETHER_TAG, ETHER_VLAN, FRAME_ASK_IP_CSUM,
     FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_BROADCAST, FRAME_DROP, FRAME_HEAD, FRAME_HEADROOM,
@@ -18,17 +16,17 @@ from emuiavf.datapath._frame cimport (
     FRAME_MULTICAST, FRAME_TUNNEL, L4_NONE, L4_UDP, TUNNEL_ASK_IP_CSUM, TUNNEL_KEEP_ID,
     TUNNEL_L4_SHIFT,
     TX_BROADCAST, TX_BYTES, TX_ERRORS, TX_MALICIOUS, TX_MULTICAST, TX_PACKETS, TX_SEGMENTS,
-    TX_UNICAST, Burst, Frame, Segment, Source, frame_take_dst,
+    TX_UNICAST, Burst, Frame, Source, frame_take_dst,
 )
 from emuiavf.datapath._offload cimport frame_check_request, frame_copy
 from emuiavf.datapath._tunnel cimport frame_check_tunnel
 from emuiavf._ring_state cimport (
     EVENT_TX, FAULT_ADDRESS, FAULT_CHAIN, FAULT_LENGTH, FAULT_NONE, FAULT_RING, FAULT_TAIL,
     FAULT_TYPE, RingState, TXC_EIPLEN_SHIFT, TXC_EIPT, TXC_EIP_NOINC, TXC_IL2TAG2,
-    TXC_L4TUNLEN_SHIFT, TXC_L4TUNT_SHIFT, TXC_L4T_CS, TXC_MSS_SHIFT, TXC_TSO, TXD_BUFSZ_SHIFT,
-    TXD_DTYPE_CONTEXT, TXD_DTYPE_DATA, TXD_DTYPE_DONE, TXD_EOP, TXD_IIPT_SHIFT, TXD_IL2TAG1,
-    TXD_IPLEN_SHIFT, TXD_L2TAG1_SHIFT, TXD_L4LEN_SHIFT, TXD_L4T_SHIFT, TXD_MACLEN_SHIFT, TXD_RS,
-    TX_DESC_SIZE, TxRun, Vector,
+    TXC_L4TUNLEN_SHIFT, TXC_L4TUNT_SHIFT, TXC_L4T_CS, TXC_MSS_SHIFT, TXC_TSO, TXD_BUFSZ_MASK,
+    TXD_BUFSZ_SHIFT, TXD_DTYPE_CONTEXT, TXD_DTYPE_DATA, TXD_DTYPE_DONE, TXD_EOP, TXD_IIPT_SHIFT,
+    TXD_IL2TAG1, TXD_IPLEN_SHIFT, TXD_L2TAG1_SHIFT, TXD_L4LEN_SHIFT, TXD_L4T_SHIFT,
+    TXD_MACLEN_SHIFT, TXD_NOT_PLAIN, TXD_RS, TX_DESC_SIZE, TxRun, Vector,
 )
 from emuiavf._ring_irq cimport vector_event
 
@@ -43,11 +41,18 @@ cdef extern from *:
     bint unlikely(bint condition) noexcept nogil
 
 
-cdef enum:
-    # Bits of qword 1 that decide whether a Tx descriptor is a whole frame without requests: DTYPE,
-    # EOP, IL2TAG1, IIPT, L4T.
-    TXD_NOT_PLAIN = 0xF | TXD_EOP | TXD_IL2TAG1 | 3 << TXD_IIPT_SHIFT | 3 << TXD_L4T_SHIFT
+cdef extern from "txplain.h" nogil:
+    ctypedef struct PlainRun:
+        uint32_t reports
+    ctypedef struct PlainReach:
+        uint32_t longest
+    PlainReach plain_reach(const Extent *hint) noexcept
+    unsigned plain_scan(const uint64_t *desc, unsigned limit, const PlainReach *reach,
+                        PlainRun *run) noexcept
+    unsigned plain_fill(Burst *burst, unsigned first, const PlainRun *run, unsigned count,
+                        uint32_t slot, uint32_t *budget) noexcept
 
+cdef enum:
     # Frame.hash until the head is there: which tags are to be inserted, and the length of the inner
     # IP header of a packet in a packet.
     TX_INNER_TAG = 1
@@ -140,7 +145,7 @@ cdef int tx_decode(TxRun *tx, Burst *burst, Frame *frame, uint32_t slot,
         if word & 0xF != TXD_DTYPE_DATA:
             tx_fault(tx, FAULT_TYPE)
             return -1
-        length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & 0x3FFF
+        length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & TXD_BUFSZ_MASK
         if length == 0:
             tx_fault(tx, FAULT_LENGTH)
             return -1
@@ -259,47 +264,31 @@ cdef void tx_head(const TxRun *tx, Burst *burst, int index) noexcept nogil:
             frame.flags |= FRAME_DROP
 
 
-cdef inline void tx_head_plain(Burst *burst, int index, uint8_t *host,
-                               Segment *rest) noexcept nogil:
-    """`tx_head` for a frame of one buffer, at `host`, that asks for nothing; what does not fit the
-    head becomes `rest`."""
-    cdef Frame *frame = &burst.frames[index]
-    cdef uint8_t *head = burst.heads[index] + FRAME_HEADROOM
-    if likely(frame.len <= FRAME_HEAD):
-        frame_copy(head, host, frame.len)
-        frame.head_len = <uint16_t>frame.len
-        frame.num_segs = 0
-    else:
-        frame_copy(head, host, FRAME_HEAD)
-        rest.data = host + FRAME_HEAD
-        rest.len = frame.len - FRAME_HEAD
-        frame.head_len = FRAME_HEAD
-        frame.num_segs = 1
-        frame.segs = rest
-    frame.head = head
-    frame.flags = frame_take_dst(frame, head)
-    frame.hash = 0
-    frame.cursor = 0
-    frame.ptype = 1
-    frame.l4_proto = L4_NONE
+cdef bint tx_seek(TxRun *tx, const uint64_t *desc, PlainReach *reach) noexcept nogil:
+    """Move the reach to where a plain frame lies; returns 0 when it lies nowhere."""
+    cdef uint64_t word = load_relaxed_u64(desc + 1)
+    cdef uint32_t length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & TXD_BUFSZ_MASK
+    if mem_translate(tx.map, &tx.hint, load_relaxed_u64(desc), length, MEM_READ) == NULL:
+        return 0
+    reach[0] = plain_reach(tx.hint)
+    return 1
 
 
 cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
-    """Two passes, so that the misses of one frame's payload overlap those of the next."""
+    """Runs of plain frames together, the others one by one; heads of those at the end, so that the
+    misses of one frame's payload overlap those of the next."""
     cdef TxRun *tx = <TxRun *>source
     cdef RingState *state = tx.state
     cdef const MemMap *map
-    cdef uint8_t *hosts[BURST_FRAMES]
-    cdef Segment *rests[BURST_FRAMES]
-    cdef uint32_t tail, slot, avail, length, total = 0, plain = 0, reports = 0, bit = 1
+    cdef uint32_t tail, slot, avail, limit, found, left, count = 0, plain = 0, reports = 0
     cdef uint32_t budget = tx.budget
     cdef uint32_t ring_len = state.ring_len
     cdef const uint64_t *desc
-    cdef uint64_t word
-    cdef uint8_t *host
-    cdef Frame *frame = &burst.frames[0]
-    cdef MemReach reach
-    cdef int used, count = 0, i
+    cdef Frame *frame
+    cdef PlainReach reach
+    cdef PlainRun run
+    cdef bint sought = False
+    cdef int used
     if not load_acquire_u32(&tx.enabled) or tx.fault or not load_relaxed_u32(&tx.vf.bus_master):
         return 0
     # Acquire: descriptors below the tail are read after the tail itself.
@@ -323,59 +312,48 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
         return 0
     avail = tail - slot if tail > slot else tail + ring_len - slot
     burst.num_segs = 0
-    reach = mem_reach(tx.hint, FRAME_MAX_LEN, MEM_READ)
-    while count < BURST_FRAMES and avail and total < budget:
+    reach = plain_reach(tx.hint)
+    while count < BURST_FRAMES and avail and budget:
         desc = <const uint64_t *>(tx.ring + slot * TX_DESC_SIZE)
-        word = load_relaxed_u64(desc + 1)
-        length = <uint32_t>(word >> TXD_BUFSZ_SHIFT) & 0x3FFF
-        if likely(word & TXD_NOT_PLAIN == TXD_EOP
-                  and length - FRAME_MIN_LEN <= FRAME_MAX_LEN - FRAME_MIN_LEN
-                  and burst.num_segs < BURST_SEGMENTS):
-            # The common frame: one descriptor that asks for nothing.
-            host = mem_reached(&reach, load_relaxed_u64(desc))
-            if unlikely(host == NULL):
-                host = mem_translate(map, &tx.hint, load_relaxed_u64(desc), length, MEM_READ)
-                reach = mem_reach(tx.hint, FRAME_MAX_LEN, MEM_READ)
-            if likely(host != NULL):
-                prefetch_read(host)
-                hosts[count] = host
-                if length > FRAME_HEAD:
-                    rests[count] = &burst.segs[burst.num_segs]
-                    burst.num_segs += 1
-                slot += 1
+        if likely(load_relaxed_u64(desc + 1) & TXD_NOT_PLAIN == TXD_EOP):
+            limit = min(<uint32_t>BURST_FRAMES - count, avail, ring_len - slot)
+            found = plain_scan(desc, limit, &reach, &run)
+            if likely(found):
+                found = plain_fill(burst, count, &run, found, slot, &budget)
+                if unlikely(found == 0):
+                    break
+                plain |= low_bits(found) << count
+                reports |= (run.reports & low_bits(found)) << count
+                count += found
+                avail -= found
+                slot += found
                 if slot == ring_len:
                     slot = 0
-                frame.len = length
-                frame.next_slot = <uint16_t>slot
-                plain |= bit
-                if word & TXD_RS:
-                    reports |= bit
-                avail -= 1
-                total += length
-                count += 1
-                frame += 1
-                bit <<= 1
+                    burst.frames[count - 1].next_slot = 0
+                sought = False
                 continue
-        used = tx_decode(tx, burst, frame, slot, avail)
+            if not sought and tx_seek(tx, desc, &reach):
+                sought = True
+                continue
+        used = tx_decode(tx, burst, &burst.frames[count], slot, avail)
         if used <= 0:
             break
+        frame = &burst.frames[count]
         avail -= <uint32_t>used
         slot = frame.next_slot
-        total += frame.len
+        budget -= min(frame.len, budget)
         count += 1
-        frame += 1
-        bit <<= 1
-    for i in range(count):
-        if likely(plain >> i & 1):
-            tx_head_plain(burst, i, hosts[i], rests[i])
-        else:
-            tx_head(tx, burst, i)
+        sought = False
+    left = low_bits(count) & ~plain
+    while unlikely(left):
+        tx_head(tx, burst, lowest_bit(left))
+        left &= left - 1
     if count:
         burst.frames[0].cursor = state.cursor
-    tx.taken = <uint32_t>count
+    tx.taken = count
     tx.plain = plain
     tx.reports = reports
-    return count
+    return <int>count
 
 
 cdef inline void tx_report(TxRun *tx, uint32_t slot) noexcept nogil:
@@ -455,7 +433,7 @@ cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
     else:
         tx_count(source.row, burst, count)
     end = burst.frames[count - 1].next_slot
-    left = <uint32_t>((<uint64_t>1 << count) - 1)
+    left = low_bits(<uint32_t>count)
     if likely(left & ~tx.plain == 0):
         # One descriptor each: whether it asks for a report was seen when it was taken.
         left &= tx.reports

@@ -19,10 +19,6 @@ cdef struct Route:
     FrameSink *awaited  # the worker's: where, this turn, what was promised waits for room
 
 
-cdef inline uint32_t all_of(int count) noexcept nogil:
-    return <uint32_t>((<uint64_t>1 << count) - 1)
-
-
 cdef inline void again(Burst *burst, uint32_t mask, uint32_t cursor) noexcept nogil:
     """Make frames that one destination has had fit for the next: what the first learnt for itself
     (its hash) and how far it has cut them is gone.  `cursor`: where frame 0 began."""

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from emuiavf._atomic cimport load_acquire_ptr, load_relaxed_u64
-from emuiavf._bits cimport count_bits, lowest_bit, lowest_bit64
+from emuiavf._bits cimport count_bits, low_bits, lowest_bit, lowest_bit64
 from emuiavf.datapath._frame cimport (
     FRAME_DROP, PUT_DROP, TX_DISCARDS, TX_FILTERED, TX_HELD, TX_STORM, Burst, RxFilterTable, Source,
 )
@@ -24,7 +24,7 @@ cdef inline uint32_t _accepted(const RxFilterTable *table, const Burst *burst, i
     cdef uint32_t mask = 0
     cdef int i
     if filter_accepts_all(table, burst.frames, count):
-        return all_of(count)
+        return low_bits(count)
     for i in range(count):
         if not burst.frames[i].flags & FRAME_DROP:
             if table == NULL or filter_accepts(table, &burst.frames[i]):
@@ -53,7 +53,7 @@ cdef int deliver_one(Route *route, Burst *burst, int count, uint64_t hold_ns) no
             finished = lowest_bit(left)
     if filtered:
         # Those behind a held frame come again.
-        source.row[TX_FILTERED] += count_bits(filtered & all_of(finished))
+        source.row[TX_FILTERED] += count_bits(filtered & low_bits(finished))
     if finished == count:
         source.held_since = 0
         return count

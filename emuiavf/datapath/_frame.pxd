@@ -120,6 +120,7 @@ cdef extern from "frame.h" nogil:
         uint8_t heads[32][320]
         Segment segs[768]
         uint32_t num_segs
+        uint32_t whole
         uint64_t now_ns
 
     ctypedef struct Source:

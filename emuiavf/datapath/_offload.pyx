@@ -13,9 +13,18 @@ from emuiavf.datapath._frame cimport (
     FRAME_PARSED, FRAME_TAGGED, FRAME_TUNNEL, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame,
 )
 from emuiavf.datapath._walk cimport (
-    IP_TCP, IP_UDP, KINDS, KIND_FRAGMENT, KIND_HENA, KIND_L4, KIND_OTHER, KIND_TCP, KIND_UDP,
-    L4_FIELD, L4_IP, L4_MIN, likely, unlikely, walk_ipv4, walk_ipv6,
+    KINDS, KIND_FRAGMENT, KIND_HENA, KIND_L4, KIND_OTHER, KIND_TCP, KIND_UDP, L4_FIELD, L4_IP,
+    L4_MIN, likely, unlikely, walk_ipv4, walk_ipv6,
 )
+
+
+cdef extern from "judge.h" nogil:
+    enum:
+        PLAIN_L4
+        FRAME_ASKED
+        FRAME_FOUND
+    bint plain_parse(Frame *frame) noexcept
+    uint32_t plain_judge(Burst *burst, uint32_t mask, bint verdict) noexcept
 
 
 cdef enum:
@@ -38,9 +47,6 @@ cdef enum:
     # 255 KiB in pieces of 64 bytes, the smallest MSS drivers use (Linux, FreeBSD).
     MAX_SEGMENTS = 4096
 
-    ASKED = FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_ASK_TSO | FRAME_TUNNEL
-    FOUND = FRAME_FRAGMENT | FRAME_HASHED | FRAME_IP_BAD | FRAME_TAGGED
-
 
 cdef inline bint is_tag(uint32_t ethertype) noexcept nogil:
     return ethertype == ETHER_VLAN or ethertype == ETHER_QINQ or ethertype == ETHER_QINQ_OLD
@@ -57,41 +63,9 @@ cdef inline uint8_t ptype_of(uint32_t ethertype) noexcept nogil:
     return PTYPE_ETHER
 
 
-cdef inline bint parse_plain(Frame *frame) noexcept nogil:
-    """Most frames: IPv4 without tags, options or fragments, with TCP or UDP, nothing asked.
-
-    Returns 0, and has changed nothing, for all others.  Halves the instructions of a parse
-    (bench/profile.py).
-    """
-    cdef const uint8_t *head = frame.head
-    cdef uint32_t flags = frame.flags, room = frame.head_len, protocol
-    if (flags & <uint32_t>ASKED or room < 54
-            or load_be32(head + 12) >> 8 != ETHER_IPV4 << 8 | 0x45
-            or load_be16(head + 20) & 0x3FFF):
-        return 0
-    protocol = head[23]
-    if protocol == IP_UDP:
-        frame.ptype = PTYPE_IPV4 + KIND_UDP
-        frame.l4_len = 8
-        frame.l4_proto = L4_UDP
-    elif protocol == IP_TCP:
-        frame.ptype = PTYPE_IPV4 + KIND_TCP
-        frame.l4_len = (head[46] >> 4) * 4
-        frame.l4_proto = L4_TCP
-    else:
-        return 0
-    frame.hash = 0
-    frame.l2_len = 14
-    frame.l3_len = 20
-    flags = (flags & ~<uint32_t>(FOUND | FRAME_IPV6)) | FRAME_PARSED | FRAME_IPV4
-    if unlikely(csum_fold_u64(csum_short(head + 14, 20)) != 0xFFFF):
-        flags |= FRAME_IP_BAD
-    frame.flags = flags
-    return 1
-
-
 cdef void frame_parse(Frame *frame) noexcept nogil:
-    if not parse_plain(frame):
+    """See _offload.pxd."""
+    if not plain_parse(frame):
         parse_any(frame)
 
 
@@ -100,8 +74,8 @@ cdef void parse_any(Frame *frame) noexcept nogil:
     frame_check_request has judged stay as they are, also where the parser knows less."""
     cdef const uint8_t *head = frame.head
     cdef uint32_t room = frame.head_len, l2_len = 14, l3_len = 0, kind = KINDS
-    cdef uint32_t flags = (frame.flags & ~<uint32_t>FOUND) | FRAME_PARSED
-    cdef uint32_t asked = flags & <uint32_t>ASKED
+    cdef uint32_t flags = (frame.flags & ~<uint32_t>FRAME_FOUND) | FRAME_PARSED
+    cdef uint32_t asked = flags & <uint32_t>FRAME_ASKED
     cdef uint32_t ethertype, tags = 0, base = 0
     if not asked:
         flags &= ~<uint32_t>(FRAME_IPV4 | FRAME_IPV6)
@@ -266,7 +240,7 @@ cdef int frame_check_request(Frame *frame) noexcept nogil:
     cdef const uint8_t *ip = frame.head + frame.l2_len
     cdef uint32_t l3_len = 0, kind, start, end, field
     cdef uint32_t flags = frame.flags & ~<uint32_t>(FRAME_IPV4 | FRAME_IPV6 | FRAME_FRAGMENT)
-    if not flags & <uint32_t>ASKED:
+    if not flags & <uint32_t>FRAME_ASKED:
         return 0
     if frame.l2_len < 14 or <uint32_t>frame.l2_len + frame.l3_len >= frame.head_len:
         return 1
@@ -343,40 +317,23 @@ cdef void frame_settle(Frame *frame, bint judge) noexcept nogil:
     settle(frame, judge)
 
 
-cdef inline uint32_t plain_verdict(const Frame *frame) noexcept nogil:
-    """settle's verdict on a frame of parse_plain: addresses and L4 lie side by side."""
-    cdef const uint8_t *head = frame.head
-    cdef uint32_t size = load_be16(head + 16) - 20, udp_size, protocol = IP_TCP
-    if unlikely(size > frame.len - 34):
-        return 0
-    if frame.l4_proto == L4_UDP:
-        udp_size = load_be16(head + 38)
-        if unlikely(load_u16(head + 40) == 0 or udp_size < 8 or udp_size > size):
-            return 0
-        size = udp_size
-        protocol = IP_UDP
-    elif unlikely(size < 20):
-        return 0
-    if likely(csum_fold_u64(csum_plus(
-            <uint64_t>swap_be32(size) + swap_be32(protocol),
-            csum_short(head + 26, size + 8))) == 0xFFFF):
-        return FRAME_L4_GOOD
-    return FRAME_L4_BAD
-
-
-cdef void hash_plain(Frame *const *frames, uint32_t count, const ToeplitzKey *key,
+cdef void hash_plain(Burst *burst, uint32_t mask, const ToeplitzKey *key,
                      uint64_t hena) noexcept nogil:
-    """Hash frames of parse_plain, whose addresses and ports lie side by side."""
+    """Hash plain frames, whose addresses and ports lie side by side."""
     cdef const uint8_t *flows[BURST_FRAMES]
     cdef Frame *hashed[BURST_FRAMES]
     cdef uint32_t hashes[BURST_FRAMES]
     cdef uint32_t i, num = 0
-    for i in range(count):
-        if likely(hena & KIND_HENA[KIND_UDP if frames[i].l4_proto == L4_UDP else KIND_TCP]):
-            flows[num] = frames[i].head + 26
-            hashed[num] = frames[i]
-            num += 1
-    toeplitz_flows(key, flows, num, hashes)
+    # By Frame.l4_proto.
+    cdef uint32_t[4] wanted = [
+        0, (hena & KIND_HENA[<int>KIND_TCP]) != 0, 0, (hena & KIND_HENA[<int>KIND_UDP]) != 0]
+    while mask:
+        hashed[num] = &burst.frames[lowest_bit(mask)]
+        mask &= mask - 1
+        flows[num] = hashed[num].head + PLAIN_L4 - 8
+        num += wanted[hashed[num].l4_proto & 3]
+    if num:
+        toeplitz_flows(key, flows, num, hashes)
     for i in range(num):
         hashed[i].hash = hashes[i]
         hashed[i].flags |= FRAME_HASHED
@@ -384,18 +341,16 @@ cdef void hash_plain(Frame *const *frames, uint32_t count, const ToeplitzKey *ke
 
 cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
                       bint judge) noexcept nogil:
-    """See _offload.pxd.  Those that are most frames are done together at the end."""
-    cdef Frame *plain[BURST_FRAMES]
+    """See _offload.pxd.  Those that are most frames are done together."""
     cdef Frame *frame
-    cdef uint32_t i, num = 0
-    while mask:
+    cdef uint32_t plain = plain_judge(burst, mask, judge)
+    if hena and plain:
+        hash_plain(burst, plain, key, hena)
+    mask &= ~plain
+    while unlikely(mask):
         frame = &burst.frames[lowest_bit(mask)]
         mask &= mask - 1
         if not frame.flags & FRAME_PARSED:
-            if likely(parse_plain(frame)):
-                plain[num] = frame
-                num += 1
-                continue
             parse_any(frame)
         # Not remembered from an earlier destination: its key was another.
         frame.flags &= ~<uint32_t>FRAME_HASHED
@@ -404,10 +359,3 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
             hash_of(frame, key, hena)
         if frame.num_segs == 0 and not frame.flags & (FRAME_ASK_TSO | FRAME_TUNNEL):
             settle(frame, judge)
-    if hena and num:
-        hash_plain(plain, num, key, hena)
-    if judge:
-        for i in range(num):
-            frame = plain[i]
-            if frame.num_segs == 0 and not frame.flags & (FRAME_L4_GOOD | FRAME_L4_BAD):
-                frame.flags |= plain_verdict(frame)

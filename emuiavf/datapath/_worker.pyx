@@ -14,9 +14,9 @@ from emuiavf._atomic cimport (
     add_u32, cpu_pause, fence_seq, load_acquire_ptr, load_relaxed_u32, load_seq_u32,
     store_relaxed_u64, store_release_u32, store_seq_ptr, store_seq_u32,
 )
-from emuiavf._bits cimport count_bits
+from emuiavf._bits cimport count_bits, low_bits
 from emuiavf.datapath._bucket cimport bucket_pay, bucket_saved
-from emuiavf.datapath._deliver cimport Route, all_of, deliver_many, deliver_one
+from emuiavf.datapath._deliver cimport Route, deliver_many, deliver_one
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
 from emuiavf.datapath._frame cimport TX_BYTES, TX_SPOOFED, Burst, Poller
 from emuiavf.datapath._promise cimport deliver_promised
@@ -113,7 +113,9 @@ cdef inline int _serve(WorkerState *w, Route *route, uint64_t now, bint promised
     """
     cdef Burst *burst = w.burst
     cdef uint32_t spoofed = 0
-    cdef int count = route.source.take(route.source, burst), finished, seen = 0
+    cdef int count, finished, seen = 0
+    burst.whole = 0
+    count = route.source.take(route.source, burst)
     if count <= 0:
         if count < 0 and route.source.due_ns < w.due_ns:
             w.due_ns = route.source.due_ns
@@ -133,7 +135,7 @@ cdef inline int _serve(WorkerState *w, Route *route, uint64_t now, bint promised
         seen |= 2
     if route.guard != NULL:
         guard_done(route.guard, burst, count)
-        route.source.row[TX_SPOOFED] += count_bits(spoofed & all_of(finished))
+        route.source.row[TX_SPOOFED] += count_bits(spoofed & low_bits(finished))
     route.source.done(route.source, burst, finished)
     return seen
 

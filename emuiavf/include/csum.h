@@ -15,10 +15,7 @@
 #include <string.h>
 
 #include "bytes.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "cpu.h"
 
 /* One's complement sum over pieces of any length: `odd` is the parity of the bytes so far. */
 typedef struct Csum {
@@ -215,10 +212,7 @@ static uint64_t csum_copy_scalar(uint8_t *dst, const uint8_t *src, size_t len)
 }
 
 #if defined(__x86_64__)
-#define CSUM_TARGET_AVX2 __attribute__((target("avx2")))
-#define CSUM_TARGET_AVX512 __attribute__((target("avx512f,avx512bw")))
-
-CSUM_TARGET_AVX2 __attribute__((always_inline))
+TARGET_AVX2 __attribute__((always_inline))
 static inline uint64_t csum_avx2(uint8_t *dst, const uint8_t *src, size_t len)
 {
     const __m256i low = _mm256_set1_epi64x(0xffffffff);
@@ -242,17 +236,17 @@ static inline uint64_t csum_avx2(uint8_t *dst, const uint8_t *src, size_t len)
     return csum_plus(sum, csum_words(dst ? dst + at : NULL, src + at, len - at));
 }
 
-CSUM_TARGET_AVX2 static uint64_t csum_sum_avx2(const uint8_t *src, size_t len)
+TARGET_AVX2 static uint64_t csum_sum_avx2(const uint8_t *src, size_t len)
 {
     return csum_avx2(NULL, src, len);
 }
 
-CSUM_TARGET_AVX2 static uint64_t csum_copy_avx2(uint8_t *dst, const uint8_t *src, size_t len)
+TARGET_AVX2 static uint64_t csum_copy_avx2(uint8_t *dst, const uint8_t *src, size_t len)
 {
     return csum_avx2(dst, src, len);
 }
 
-CSUM_TARGET_AVX512 __attribute__((always_inline))
+TARGET_AVX512 __attribute__((always_inline))
 static inline uint64_t csum_avx512(uint8_t *dst, const uint8_t *src, size_t len)
 {
     const __m512i low = _mm512_set1_epi64(0xffffffff);
@@ -285,12 +279,12 @@ static inline uint64_t csum_avx512(uint8_t *dst, const uint8_t *src, size_t len)
     return (uint64_t)_mm512_reduce_add_epi64(even);
 }
 
-CSUM_TARGET_AVX512 static uint64_t csum_sum_avx512(const uint8_t *src, size_t len)
+TARGET_AVX512 static uint64_t csum_sum_avx512(const uint8_t *src, size_t len)
 {
     return csum_avx512(NULL, src, len);
 }
 
-CSUM_TARGET_AVX512 static uint64_t csum_copy_avx512(uint8_t *dst, const uint8_t *src, size_t len)
+TARGET_AVX512 static uint64_t csum_copy_avx512(uint8_t *dst, const uint8_t *src, size_t len)
 {
     return csum_avx512(dst, src, len);
 }
@@ -322,12 +316,10 @@ static int csum_use(int kind)
     return 1;
 }
 
-/* AVX-512 only where it does not lower the clock: the CPUs that have VBMI2 (Ice Lake, Zen 4). */
 __attribute__((constructor)) static void csum_choose(void)
 {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (!(__builtin_cpu_supports("avx512vbmi2") && csum_use(CSUM_AVX512)))
+    if (!(cpu_likes_avx512() && csum_use(CSUM_AVX512)))
         csum_use(CSUM_AVX2);
 #endif
 }

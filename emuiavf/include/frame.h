@@ -116,11 +116,39 @@ static inline uint32_t frame_take_dst(Frame *frame, const uint8_t *head)
     return frame->dst_mac == FRAME_BROADCAST_MAC ? FRAME_MULTICAST | FRAME_BROADCAST : FRAME_MULTICAST;
 }
 
+/* A frame as its source finds it, of which nothing is known or asked: its first `len` bytes, or
+ * FRAME_HEAD of them, are at `head`; the rest stands at `segs`, which the caller sets then.
+ *
+ * Stores of 8 bytes that also clear the fields behind the one that they set: half as many. */
+static inline void frame_begin(Frame *frame, uint8_t *head, uint32_t len, uint16_t next_slot)
+{
+    uint64_t lengths = len, none = 0, head_lens = len, rest = (uint64_t)next_slot << 32 | 1ull << 48;
+    uint32_t cast = frame_take_dst(frame, head);
+    if (__builtin_expect(len > FRAME_HEAD, 0))
+        head_lens = FRAME_HEAD | 1 << 16;
+    frame->head = head;
+    memcpy(&frame->len, &lengths, 8);
+    memcpy(&frame->hash, &none, 8);
+    memcpy(&frame->head_len, &head_lens, 8);
+    memcpy(&frame->l4_len, &rest, 8);
+    if (__builtin_expect(cast, 0))
+        frame->flags = cast;
+}
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
+                   offsetof(Frame, flags) == offsetof(Frame, len) + 4 &&
+                   offsetof(Frame, cursor) == offsetof(Frame, hash) + 4 &&
+                   offsetof(Frame, num_segs) == offsetof(Frame, head_len) + 2 &&
+                   offsetof(Frame, l3_len) == offsetof(Frame, head_len) + 6 &&
+                   offsetof(Frame, next_slot) == offsetof(Frame, l4_len) + 4 &&
+                   offsetof(Frame, ptype) == offsetof(Frame, l4_len) + 6 && L4_NONE == 0,
+               "as frame_begin writes them");
+
 typedef struct Burst {
     Frame frames[BURST_FRAMES] __attribute__((aligned(64)));
     uint8_t heads[BURST_FRAMES][FRAME_HEADROOM + FRAME_HEAD_MAX + 48] __attribute__((aligned(64)));
     Segment segs[BURST_SEGMENTS];
     uint32_t num_segs;
+    uint32_t whole;     /* bit per frame known to lie in its head as a whole and to ask for nothing */
     uint64_t now_ns;    /* CLOCK_MONOTONIC at the start of the worker's turn */
 } Burst;
 

@@ -10,6 +10,8 @@
 #include "atomics.h"
 #include "frame.h"
 
+enum { RX_DESC_SIZE = 32 };
+
 enum {
     RXDID_LEGACY = 1,
     RXDID_FLEX_NIC = 2, /* hash in qword 1, FDIR id in qword 3 */

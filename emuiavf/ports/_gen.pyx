@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from emuiavf._bits cimport low_bits
 from emuiavf._pattern cimport (
     PRIME, STAMPED, FixedHead, Lanes, Stream, fill, fixed_head, fixed_init, lanes_add_bytes,
     lanes_fold, stream_init,
@@ -102,6 +103,8 @@ cdef int gen_take(Source *source, Burst *burst) noexcept nogil:
         if gen.credit < count * SECOND_NS:
             count = gen.credit // SECOND_NS
     burst.num_segs = BURST_FRAMES
+    if gen.size <= FRAME_HEAD:
+        burst.whole = low_bits(<uint32_t>count)
     for i in range(<uint32_t>count):
         make_frame(gen, &gen.flows[flow], burst, i, seq, now_ns)
         flow += 1
