@@ -1,6 +1,21 @@
-"""Options that several folders of tests share."""
+"""Options and descriptors that several folders of tests share."""
+
+import os
+from collections.abc import Iterator
 
 import pytest
+
+from tests import rings
+
+
+@pytest.fixture(autouse=True)
+def _descriptors_of_drivers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what the Drivers of a test have opened: thousands of them are made in one run."""
+    opened: list[int] = []
+    monkeypatch.setattr(rings, "opened", opened)
+    yield
+    for fd in opened:
+        os.close(fd)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,14 +1,11 @@
 """A VF of 256 queue pairs and 65 vectors: tables, tails, words of BAR0, rows of the last queue."""
 
-import os
-
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, VectorMap
-from tests import rings
 from tests.model.kernels import toeplitz
 from tests.rings import Driver, signalled
 
@@ -18,14 +15,6 @@ ALL = (1 << QUEUES) - 1
 KEY = bytes(range(7, 59))
 IPV4_UDP = 1 << 31
 NEVER = 1 << 60  # beyond any sweep
-
-
-@pytest.fixture(autouse=True)
-def _opened(monkeypatch):
-    monkeypatch.setattr(rings, "opened", [])
-    yield
-    for fd in rings.opened:
-        os.close(fd)
 
 
 def rig():

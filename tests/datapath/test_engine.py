@@ -13,6 +13,7 @@ from emuiavf._ring import Vf
 from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfig, VlanOffload
 from emuiavf.errors import StateError
+from tests import rings
 from tests.rings import Driver, signalled
 
 DEADLINE_S = 10.0
@@ -258,6 +259,7 @@ def test_tables_change_under_traffic_and_are_freed(storm: Storm) -> None:
         guest.vf.raise_vector(1)
         guest.vf.set_eventfd(1, -1)
         engine.grace()
+        rings.opened.remove(event)
         os.close(event)
 
     for _ in range(200):

@@ -193,11 +193,11 @@ class Rss:
         made += [bytes(mac[8:12])] if 0 in eth else []
         if 2 in eth:
             made.append(word(head, slice(2, 4), l3 - 4))
-        tag = known.tag[1] & 0xFFF if known.tag else 0
+        tag = (known.tci or 0) & 0xFFF
         if S_VLAN in chosen:
             made.append(tag.to_bytes(4, "big"))
         if C_VLAN in chosen:
-            inner = offload.be16(head, known.l2 - 4) & 0xFFF if known.tag else 0
+            inner = offload.be16(head, known.l2 - 4) & 0xFFF if known.tci is not None else 0
             made.append(inner.to_bytes(4, "big"))
         return made
 
