@@ -16,6 +16,7 @@ from emuiavf._atomic cimport (
     store_seq_u32, swap_if_u32,
 )
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
+from emuiavf._eventfd cimport event_signal_foreign
 from emuiavf._ring_irq cimport vector_event, vector_use, vf_poll, vf_wake
 from emuiavf._ring_put cimport vf_put
 from emuiavf._ring_rate cimport limit_ring, limit_vf, promise_vf
@@ -42,7 +43,6 @@ from emuiavf.errors import MemoryFault, StateError
 
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
-    void event_signal_foreign(int fd) noexcept
 
 
 # How often a worker sweeps the vectors for software triggers in their words (trap 30), and how

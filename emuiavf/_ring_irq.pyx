@@ -6,6 +6,7 @@ from emuiavf._atomic cimport (
     add_relaxed_u64, exchange_u32, load_relaxed_u32, load_seq_u32, or_u32, store_release_u32,
     store_seq_u32, swap_if_u32, take_one,
 )
+from emuiavf._eventfd cimport event_signal_foreign
 from emuiavf.datapath._frame cimport RX_INTERRUPTS, Poller
 from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT, DYN_SWINT_TRIG,
@@ -17,7 +18,6 @@ from emuiavf._ring_watch cimport watch_look
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
     void event_signal(int fd) noexcept
-    void event_signal_foreign(int fd) noexcept
 
 
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF

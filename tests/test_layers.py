@@ -20,7 +20,7 @@ LADDER = (
     ("policy",),
     ("emudev.info",),
     ("loop",),
-    ("_atomic", "_bits"),
+    ("_atomic", "_bits", "_eventfd"),
     ("_rxdid",),
     ("_phc",),
     ("_pattern",),
@@ -65,6 +65,7 @@ ONLY = {
     "_ring_spoil": ("_atomic", "_bits", "_ring_state", "_ring_put", "datapath"),
     "_ring": (
         "_atomic",
+        "_eventfd",
         "_rxdid",
         "_dma",
         "_ring_state",

@@ -7,22 +7,10 @@ that VMMs use on us.
 
 import contextlib
 import os
-import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from emuiavf._eventfd import signal
 from emuiavf.pci.msix import Msix, MsixLayout
-
-
-def signal(eventfd: int) -> None:
-    """Add 1 to an eventfd; one that is full is pending already.
-
-    It may be a client's, which can make it blocking again at any time.
-    """
-    poll = select.poll()
-    poll.register(eventfd, select.POLLOUT)
-    if poll.poll(0):
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(eventfd, 1)
 
 
 def _drain(eventfd: int) -> bool:

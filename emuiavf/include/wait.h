@@ -65,9 +65,9 @@ static inline void event_signal(int fd)
     (void)done;
 }
 
-/* The same for an eventfd of a client, which may have made it blocking again: the mode belongs to
- * the open file, not to the descriptor.  A full one is left alone. */
-static inline void event_signal_foreign(int fd)
+/* The same for one that may be blocking: a full one is left alone.  It can be filled between the two
+ * calls. */
+static inline void event_signal_if_room(int fd)
 {
     struct pollfd ready = {fd, POLLOUT, 0};
     if (poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT)

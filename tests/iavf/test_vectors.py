@@ -71,7 +71,8 @@ def test_full_eventfd_does_not_block(rig: Rig) -> None:
     os.eventfd_write(fd, 0xFFFF_FFFF_FFFF_FFFE)
     rig.vectors.replace(0, [fd])
     rig.vectors.trigger([0])
-    assert count(fd) == 0xFFFF_FFFF_FFFF_FFFE
+    # One more than a writer can make it, where the kernel adds for us: see test_eventfd.py.
+    assert count(fd) >= 0xFFFF_FFFF_FFFF_FFFE
     rig.vectors.drop()
 
 
