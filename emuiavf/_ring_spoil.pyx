@@ -26,7 +26,7 @@ cdef enum:
 cdef uint32_t vf_put_spoilt(FrameSink *sink, Burst *burst, uint32_t mask,
                             uint32_t how) noexcept nogil:
     cdef VfRun *vf = <VfRun *>sink
-    cdef uint32_t flags[BURST_FRAMES]
+    cdef Frame kept[BURST_FRAMES]
     cdef uint32_t spoilt = 0, left = mask, accepted
     cdef Frame *frame
     cdef int i
@@ -37,7 +37,7 @@ cdef uint32_t vf_put_spoilt(FrameSink *sink, Burst *burst, uint32_t mask,
         if frame.flags & FRAME_ASK_TSO or not take_one(&vf.spoil):
             continue
         spoilt |= <uint32_t>1 << i
-        flags[i] = frame.flags
+        kept[i] = frame[0]
         frame.flags &= ~<uint32_t>KNOWN
         frame.head[frame.head_len - 1] ^= 1
     accepted = vf_put(sink, burst, mask, how)
@@ -47,8 +47,8 @@ cdef uint32_t vf_put_spoilt(FrameSink *sink, Burst *burst, uint32_t mask,
         left &= left - 1
         frame = &burst.frames[i]
         frame.head[frame.head_len - 1] ^= 1
-        # Parsed anew by who wants to know: lengths may have been read from the wrong bit.
-        frame.flags = flags[i] & ~<uint32_t>FRAME_PARSED
+        # What its sender asked for, lengths included, has been overwritten by what was parsed.
+        frame[0] = kept[i]
         if not accepted >> i & 1:
             # It comes again.
             add_u32(&vf.spoil, 1)

@@ -222,6 +222,47 @@ def udp(payload: bytes) -> bytes:
     )
 
 
+def with_csum(ip: bytes) -> bytes:
+    total = sum(int.from_bytes(ip[i : i + 2], "big") for i in range(0, 20, 2) if i != 10)
+    total = (total & 0xFFFF) + (total >> 16)
+    return ip[:10] + (0xFFFF - (total & 0xFFFF) - (total >> 16)).to_bytes(2, "big") + ip[12:]
+
+
+def hidden(tunnel_len: int) -> tuple[bytes, bytes, dict[str, object]]:
+    """A request whose lengths are not those that a parser finds: what stands behind the addresses
+    reads as a tag with another IPv4 header.  Returns what is sent, what is right, and the request.
+    """
+    outer = bytes.fromhex("450008004f0000004011") + bytes(2) + bytes([10, 0, 0, 1, 10, 0, 0, 2])
+    inner = bytes.fromhex("450003e80001000040fd") + bytes(2) + bytes([10, 0, 0, 3, 10, 0, 0, 4])
+    middle = bytes([0, 1, 18, 181]) + (2028).to_bytes(2, "big") + bytes(tunnel_len - 6)
+    front, back = b"\xff" * 6 + mac(0xAA) + b"\x81\x00", bytes(2048 - 40 - tunnel_len)
+    context = (3 | 5 << 2 | 1 << 9 | tunnel_len // 2 << 12, 1)
+    return (
+        front + outer + middle + inner + back,
+        front + with_csum(outer) + middle + with_csum(inner) + back,
+        {"cmd": 0x60, "lengths": (14, 20, 0), "context": context},
+    )
+
+
+@pytest.mark.parametrize("tunnel_len", [8, 202])
+def test_a_spoilt_frame_keeps_the_lengths_that_were_asked_for(tunnel_len: int) -> None:
+    engine = Engine(hold_s=1000.0)
+    drivers = [Driver(str(number)) for number in range(3)]
+    for number, driver in enumerate(drivers):
+        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
+        driver.enable()
+        driver.post(4)
+        engine.add(driver.vf)
+    engine.connect(*[driver.vf for driver in drivers])
+    drivers[1].vf.corrupt_received(1)
+    sent, right, request = hidden(tunnel_len)
+    drivers[0].send(sent, **request)
+    engine.step()
+    (spoilt,), (good,) = drivers[1].receive(), drivers[2].receive()
+    assert spoilt.data == turned(sent, 255)
+    assert good.data == right
+
+
 @pytest.mark.parametrize("size", [20, 300])
 def test_checksum_that_the_device_was_to_fill_in_is_reported_bad(size: int) -> None:
     engine, a, b = pair()
