@@ -57,6 +57,7 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
     cdef uint32_t room[BURST_FRAMES]
     cdef uint32_t home[BURST_FRAMES]       # frame -> position in `queues`
     cdef uint32_t num = 0, left = mask, accepted = 0, queue, i, j, need, limit = 0xFFFFFFFF
+    cdef uint32_t nowhere = 0
     cdef Frame *frame
     cdef RxRun *rx
     cdef bint moved
@@ -65,8 +66,7 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
         left &= left - 1
         queue = rx_queue_of(vf, rx_set, &burst.frames[i])
         if queue == vf.num_rx:
-            vf_discard(vf, burst, <uint32_t>1 << i, RX_QUEUE_OFF)
-            accepted |= <uint32_t>1 << i
+            nowhere |= <uint32_t>1 << i
             continue
         j = num
         while j > 0 and queues[j - 1] >= queue:
@@ -78,7 +78,7 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
             masks[j] = 0
             num += 1
         masks[j] |= <uint32_t>1 << i
-    mask &= ~accepted
+    mask &= ~nowhere
     for j in range(num):
         spin_lock(&vf.rx[queues[j]].lock)
     if not how & PUT_DROP:
@@ -107,7 +107,11 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
         spin_unlock(&rx.lock)
         if moved:
             rx_announce(vf, rx, burst.now_ns)
-    return accepted
+    # What stands behind a held frame comes again, and is counted then.
+    nowhere &= limit
+    if unlikely(nowhere):
+        vf_discard(vf, burst, nowhere, RX_QUEUE_OFF)
+    return accepted | nowhere
 
 
 cdef inline uint32_t vf_put_judged(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32_t mask,

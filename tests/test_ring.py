@@ -430,6 +430,23 @@ def test_rss_hold_keeps_the_order_of_what_follows():
     assert b.rows[:2, 4].sum() == 0
 
 
+def test_frame_for_no_queue_behind_a_held_one_counts_once():
+    engine, a, b = rig(rx={"queues": 2})
+    b.vf.set_rss(RssConfig(bytes(range(52)), bytes([1] * 64), 1 << 31))
+    b.vf.disable(1, 0)
+    engine.publish()
+    packet = Ether(src=MAC_A, dst=MAC_B) / IP(src="1.1.1.1", dst="2.2.2.2") / UDP(dport=9)
+    a.send(frame(64))
+    a.send(bytes(packet))
+    a.send(frame(64))
+    engine.step(5)
+    assert b.rows[0][9] == 1
+    b.post(1, 1)
+    engine.step(5)
+    assert [got.data for got in b.receive(1)] == [bytes(packet)]
+    assert b.rows[0][9] == 2
+
+
 def test_interrupt_needs_arming_and_fires_once():
     engine, a, b = rig()
     event = b.vector()
