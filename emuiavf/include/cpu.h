@@ -33,7 +33,8 @@ BODY void move_64(uint8_t *dst, const uint8_t *src)
 static inline int cpu_has_avx2(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2");
 }
 
 /* Only where it does not lower the clock: the CPUs that have VBMI2 (Ice Lake, Zen 4). */

@@ -303,7 +303,7 @@ static int csum_use(int kind)
         csum_copy_wide = csum_copy_avx512;
         return 1;
     }
-    if (kind == CSUM_AVX2 && __builtin_cpu_supports("avx2")) {
+    if (kind == CSUM_AVX2 && cpu_has_avx2()) {
         csum_sum_wide = csum_sum_avx2;
         csum_copy_wide = csum_copy_avx2;
         return 1;

@@ -49,6 +49,7 @@ TARGET_AVX2 static unsigned plain_buffers_avx2(const uint8_t *desc, unsigned cou
         __m128i ab = _mm_unpacklo_epi64(_mm_loadu_si128(four), _mm_loadu_si128(four + 2));
         __m128i cd = _mm_unpacklo_epi64(_mm_loadu_si128(four + 4), _mm_loadu_si128(four + 6));
         __m256i offset = _mm256_sub_epi64(_mm256_set_m128i(cd, ab), iova);
+        __asm__("" : "+x"(offset)); /* what is judged is what is used */
         /* Unsigned: sizes are below 2^63, an offset above that is not one. */
         __m256i good = _mm256_andnot_si256(offset, _mm256_cmpgt_epi64(size, offset));
         if (_mm256_movemask_pd(_mm256_castsi256_pd(good)) != 15)
