@@ -8,6 +8,7 @@ an eventfd when a request completes (include/resfd.h), and that never waits.
 cdef extern from "resfd.h" nogil:
     bint resfd_signal(int fd) noexcept
     bint resfd_ready() noexcept
+    void resfd_prepare() noexcept
 
 
 cdef extern from "wait.h" nogil:
@@ -29,3 +30,6 @@ def uses_aio() -> bool:
     """Whether this thread has AIO: where the kernel has none, or all of it is taken (see
     fs.aio-max-nr), eventfds are polled and then written."""
     return resfd_ready()
+
+
+resfd_prepare()

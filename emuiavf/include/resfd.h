@@ -27,12 +27,12 @@ enum { RESFD_MAGIC = 0xa10a10a1, RESFD_UNTRIED = 0, RESFD_NONE = 1, RESFD_READY 
 
 static __thread aio_context_t resfd_context;
 static __thread int resfd_state;
-static pthread_once_t resfd_once = PTHREAD_ONCE_INIT;
 static pthread_key_t resfd_key;
 static int resfd_null = -1;
 
 static void resfd_end(void *context) { syscall(SYS_io_destroy, (aio_context_t)(uintptr_t)context); }
 
+/* Once, before any thread signals: what all of them share. */
 static void resfd_prepare(void)
 {
     if (pthread_key_create(&resfd_key, resfd_end) == 0)
@@ -43,7 +43,6 @@ static int resfd_ready(void)
 {
     if (resfd_state == RESFD_UNTRIED) {
         resfd_state = RESFD_NONE;
-        pthread_once(&resfd_once, resfd_prepare);
         if (resfd_null >= 0 && syscall(SYS_io_setup, 1, &resfd_context) == 0) {
             ResfdRing *ring = (ResfdRing *)(uintptr_t)resfd_context;
             if (ring->magic == RESFD_MAGIC && pthread_setspecific(resfd_key, ring) == 0)
