@@ -1,6 +1,6 @@
 """Delivery: a burst to the one other end of a connection, or its frames to members of a switch."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from emuiavf._atomic cimport load_acquire_ptr, load_relaxed_u64
 from emuiavf._bits cimport count_bits, low_bits, lowest_bit, lowest_bit64
@@ -14,7 +14,7 @@ from emuiavf.datapath._switch cimport (
 
 # So long the next room of a member is kept for who waits for it; a worker that serves the others
 # may look at its clock later than the one that waits.
-cdef uint64_t KEPT_NS = 1_000_000
+cdef int64_t KEPT_NS = 1_000_000
 cdef uint64_t SECOND_NS = 1_000_000_000
 
 
@@ -73,8 +73,9 @@ cdef uint64_t _not_kept(Route *route, const uint32_t *masks, uint64_t touched,
         member = lowest_bit64(left)
         left &= left - 1
         since = load_relaxed_u64(&route.many.sinks[member].full_since)
-        # Who has waited for as long as frames are held waits no more.
-        if since and now - since <= KEPT_NS:
+        # Who has waited for as long as frames are held waits no more.  Signed: another worker's
+        # turn may be younger than ours.
+        if since and <int64_t>(now - since) <= KEPT_NS:
             touched &= ~(<uint64_t>1 << member)
             route.source.row[TX_DISCARDS] += count_bits(masks[member])
     return touched

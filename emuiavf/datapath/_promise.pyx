@@ -4,7 +4,7 @@ Apart from _deliver so that nothing of this is in the way of those who are promi
 function with a second caller in the same module is not inlined any more.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from emuiavf._atomic cimport load_relaxed_u64, store_relaxed_u64
 from emuiavf._bits cimport lowest_bit, lowest_bit64
@@ -43,7 +43,8 @@ cdef uint32_t _put_or_hold(const Switch *table, int member, Burst *burst, uint32
     if accepted or burst.frames[first].cursor != cursor or since == 0:
         since = now
         store_relaxed_u64(&sink.full_since, since)
-    if now - since <= hold_ns:
+    # Signed: another worker's turn may be younger than ours.
+    if <int64_t>(now - since) <= <int64_t>hold_ns:
         return left
     # Nobody takes anything there: what goes elsewhere must not wait for it.
     _put(table, member, burst, left, PUT_DROP)
