@@ -134,6 +134,24 @@ def test_workers_of_the_others_keep_the_room_too(workers: int) -> None:
     assert sum(shares) >= 0.95 * crowd.capacity
 
 
+@pytest.mark.parametrize("second", [0, 900], ids=["others", "promised too"])
+def test_worker_whose_clock_is_behind_keeps_and_waits_too(second: int) -> None:
+    """A turn has the time of its beginning: what another worker has noted may be later."""
+    crowd = Crowd([900, second], workers=2)
+    for sender in crowd.senders:
+        sender.tail(0, RING - 1)
+    ahead, behind = crowd.engine._workers
+    ahead.step(1, crowd.now + 50_000)
+    assert crowd.senders[0].rows[1, TX_PACKETS] == 0
+    if not second:
+        crowd.sink.post(4)
+    behind.step(1, crowd.now)
+    discards = int(crowd.senders[1].rows[1, 4])
+    assert crowd.sink.rows[0, 4] == 0
+    assert crowd.sink.receive() == []
+    assert discards == (0 if second else 32)
+
+
 def test_promise_is_no_limit() -> None:
     """Alone it has all of it."""
     crowd = Crowd([0, 0, 100])
@@ -201,6 +219,20 @@ def test_sink_that_takes_nothing_holds_up_only_for_a_moment() -> None:
     # A whole turn nearly each step.
     assert sent > 0.8 * 500 * 32
     assert int(crowd.senders[0].rows[1, TX_PACKETS]) == 500 * 32
+
+
+@pytest.mark.parametrize("every", [10, 45])
+def test_sink_that_takes_a_frame_now_and_then_holds_up_no_promise(every: int) -> None:
+    """Or a guest that posts one buffer each millisecond decided what others may send to all."""
+    crowd = Crowd([900], room=1, every=every)
+    crowd.fill(0, crowd.senders[0], [mac(0), mac(OTHER)])
+    got = 0
+    for _ in range(200 * MS // STEP_NS):
+        crowd.other.post(200)
+        crowd.step()
+        got += len(crowd.other.receive())
+    # Half of what it sends is for the sink that has room.
+    assert got * SIZE * 8 * 1000 / (200 * MS) >= 0.95 * 900 / 2
 
 
 def test_broadcasts_and_unknown_addresses_do_not_wait() -> None:
@@ -307,6 +339,26 @@ def test_nobody_starves_beside_a_promise_of_all() -> None:
     *others, share = crowd.run(100 * MS)
     assert share == pytest.approx(127 / 32 * others[0], rel=0.05)
     assert others[0] == pytest.approx(others[1], rel=0.05)
+
+
+@pytest.mark.parametrize("spoofed", [False, True], ids=["too short", "spoofed"])
+def test_frames_that_are_refused_use_up_a_promise(spoofed: bool) -> None:
+    """They cost a worker as much as others: who sends nothing else comes first no more often."""
+    crowd = Crowd([0, 10])
+    sender = crowd.senders[1]
+    crowd.engine.set_policy(sender.vf, replace(policy(10), spoofchk=spoofed))
+    if spoofed:
+        crowd.fill(6, sender, [mac(0)])
+    else:
+        for slot in range(RING):
+            address = sender.take(10)
+            sender.put_qwords(sender.tx_ring[0] + slot * 16, address, 0x10 | 10 << 34)
+    settled(crowd)
+    before = [int(driver.rows[1, TX_PACKETS]) for driver in crowd.senders], sender.rows[1, 5]
+    for _ in range(1000):
+        crowd.step()
+    assert crowd.senders[0].rows[1, TX_PACKETS] - before[0][0] == 1000 * 32
+    assert sender.rows[1, 5] - before[1] <= 1.05 * 1000 * 32
 
 
 def test_what_is_left_is_shared_by_all() -> None:

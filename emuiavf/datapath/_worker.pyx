@@ -15,10 +15,10 @@ from emuiavf._atomic cimport (
     store_relaxed_u64, store_release_u32, store_seq_ptr, store_seq_u32,
 )
 from emuiavf._bits cimport count_bits, low_bits
-from emuiavf.datapath._bucket cimport bucket_pay, bucket_saved
+from emuiavf.datapath._bucket cimport BUCKET_DEPTH_NS, bucket_pay, bucket_saved
 from emuiavf.datapath._deliver cimport Route, deliver_many, deliver_one
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
-from emuiavf.datapath._frame cimport TX_BYTES, TX_SPOOFED, Burst, Poller
+from emuiavf.datapath._frame cimport TX_BYTES, TX_ERRORS, TX_SPOOFED, Burst, Poller
 from emuiavf.datapath._promise cimport deliver_promised
 from emuiavf.datapath._switch cimport (
     GuardTable, Learned, Switch, guard_done, guard_take, switch_build, switch_free,
@@ -70,12 +70,18 @@ cdef uint64_t HELD_SLEEP_NS = 50_000
 cdef uint64_t YIELD_NS = 100_000
 # Control looks this long for a worker's acknowledgement before it sleeps.
 cdef uint64_t GRACE_SPIN_NS = 10_000
+# A source that has waited so long in a switch and has not had its promise yet does not wait for the
+# rest of it: as much is forfeited anyway, and a member that takes a frame now and then would decide
+# what goes to all others.
+cdef uint64_t UNMET_NS = BUCKET_DEPTH_NS
 cdef uint64_t SECOND_NS = 1_000_000_000
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 cdef enum:
     # Of a source that is short of its promise, before all others have their turn.
     PROMISED_TAKES = 8
+    # What a frame that is refused costs of a promise: it has had its turn too.
+    REFUSED_BYTES = 64
     SLEEP_FDS = 64     # a sleep waits for so many; a worker with more also looks by itself
 
 
@@ -140,6 +146,16 @@ cdef inline int _serve(WorkerState *w, Route *route, uint64_t now, bint promised
     return seen
 
 
+cdef inline uint64_t _used(const Route *route) noexcept nogil:
+    """Bytes of its promise that a source has used, from one look to the next."""
+    return route.source.row[TX_BYTES] + REFUSED_BYTES * route.source.row[TX_ERRORS]
+
+
+cdef inline bint _may_wait(const Route *route, uint64_t now) noexcept nogil:
+    cdef uint64_t since = route.source.held_since
+    return route.many != NULL and (since == 0 or now - since <= UNMET_NS)
+
+
 cdef int _turn_with_promises(WorkerState *w, Plan *plan, uint64_t now) noexcept nogil:
     """Those who are short of what they were promised first, then everybody in turn."""
     cdef Route *route
@@ -149,21 +165,28 @@ cdef int _turn_with_promises(WorkerState *w, Plan *plan, uint64_t now) noexcept 
     for r in range(plan.num_routes):
         route = &plan.routes[r]
         route.awaited = NULL
+        did = 0
         if route.promise == NULL or route.many == NULL and route.one == NULL:
             continue
         for _take in range(PROMISED_TAKES):
             if not bucket_saved(route.promise, now):
                 break
-            before = route.source.row[TX_BYTES]
-            did = _serve(w, route, now, route.many != NULL)
+            before = _used(route)
+            did = _serve(w, route, now, _may_wait(route, now))
             seen |= did
-            bucket_pay(route.promise, &route.owed, route.source.row[TX_BYTES] - before, now)
+            bucket_pay(route.promise, &route.owed, _used(route) - before, now)
             if did != 1:
                 break
-        if route.awaited != NULL and not bucket_saved(route.promise, now):
-            # It has had its share meanwhile: the rest is like everybody's.
-            store_relaxed_u64(&route.awaited.full_since, 0)
-            route.awaited = NULL
+        if route.many == NULL:
+            continue
+        if not bucket_saved(route.promise, now) or did == 0 and _may_wait(route, now):
+            route.source.held_since = 0
+            if route.awaited != NULL:
+                # It has had its share meanwhile: the rest is like everybody's.
+                store_relaxed_u64(&route.awaited.full_since, 0)
+                route.awaited = NULL
+        elif route.awaited != NULL and route.source.held_since == 0:
+            route.source.held_since = now
     for r in range(plan.num_routes):
         if plan.routes[r].awaited == NULL:
             seen |= _serve(w, &plan.routes[r], now, False)

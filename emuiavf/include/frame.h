@@ -163,7 +163,9 @@ struct Source {
     void (*done)(Source *source, Burst *burst, int n);
     int fd;               /* becomes readable when there may be frames, or -1: must be polled */
     uint32_t member;      /* number of its endpoint in a switch: never sent back there */
-    uint64_t held_since;  /* worker's: when the first frame began to wait for room, or 0 */
+    /* Worker's: when the first frame began to wait for room, or 0; in a switch since when the source
+     * has been waiting for what it was promised. */
+    uint64_t held_since;
     uint64_t flooded_ns;  /* worker's: until when what it has flooded counts, see SwitchConf.storm */
     uint64_t *row;        /* its counters: 16 of them, columns as in emuiavf/stats.py TX_COUNTERS */
     uint64_t due_ns;      /* with TAKE_LATER */
