@@ -3,10 +3,10 @@
     python -m tests.compatibility REPORT.xml...           fails where a cell is not proved
     python -m tests.compatibility --seen REPORT.xml...    which tests have seen each opcode
 
-A cell names tests by their keys.  Of a column with a version it stands for those instances whose
-first parameter is that version: some must have passed, and none failed (one that is skipped because
-the CPU lacks something is forgiven, not all).  A row of an opcode asks more: the driver must have
-sent it in one of them, and been answered (or refused, where the cell says so).
+A cell names tests by their keys.  Of a column with a version it stands for those instances that
+have that version among their parameters: some must have passed, and none failed (one that is
+skipped because the CPU lacks something is forgiven, not all).  A row of an opcode asks more: the
+driver must have sent it in one of them, and been answered (or refused, where the cell says so).
 """
 
 import argparse
@@ -94,9 +94,9 @@ def functions(file: Path) -> set[str]:
 
 @dataclass
 class Outcome:
-    """One instance of a test; `first` is its first parameter."""
+    """One instance of a test, and its parameters."""
 
-    first: str
+    parameters: tuple[str, ...]
     failed: bool = False
     skipped: bool = False
     seen: dict[str, set[str]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ def read(reports: Iterable[Path]) -> Report:
         for case in xml.parse(path).iter("testcase"):
             name, _, parameters = case.attrib["name"].partition("[")
             function = f"{case.attrib['classname'].replace('.', '/')}.py::{name}"
-            outcome = Outcome(parameters.rstrip("]").partition("-")[0])
+            outcome = Outcome(tuple(parameters.rstrip("]").split("-")))
             for part in case.iter():
                 outcome.failed |= part.tag in ("failure", "error")
                 outcome.skipped |= part.tag == "skipped"
@@ -138,7 +138,7 @@ def faults(page: Page, report: Report) -> list[str]:
             outcomes = [
                 outcome
                 for outcome in report.get(test, [])
-                if cell.label is None or outcome.first == cell.label
+                if cell.label is None or cell.label in outcome.parameters
             ]
             if not outcomes:
                 found.append(f"{cell}: {test} was not run")
@@ -163,11 +163,12 @@ def unclaimed(page: Page, report: Report) -> Iterator[str]:
     labels = {cell.label for cell in page.cells}
     for test, outcomes in sorted(report.items()):
         for outcome in outcomes:
-            if outcome.passed and outcome.first in labels:
+            of = next((name for name in outcome.parameters if name in labels), None)
+            if outcome.passed and of is not None:
                 for op in sorted(outcome.seen.get(ANSWERED, ())):
-                    if (op, outcome.first) not in claimed:
-                        claimed.add((op, outcome.first))
-                        yield f"{op} x {outcome.first}: {test}"
+                    if (op, of) not in claimed:
+                        claimed.add((op, of))
+                        yield f"{op} x {of}: {test}"
 
 
 def _seen(report: Report) -> Iterator[str]:
@@ -177,7 +178,7 @@ def _seen(report: Report) -> Iterator[str]:
             if outcome.passed:
                 for kind, ops in outcome.seen.items():
                     for op in ops:
-                        found.setdefault((op, kind, outcome.first), set()).add(test)
+                        found.setdefault((op, kind, outcome.parameters[0]), set()).add(test)
     for (op, kind, first), tests in sorted(found.items()):
         few = ", ".join(sorted(tests)[:3]) + (f" and {len(tests) - 3} more" * (len(tests) > 3))
         yield f"{op} {kind.rpartition(' ')[2]} {first}: {few}"

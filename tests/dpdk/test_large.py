@@ -14,6 +14,9 @@ from tests.model import flows as model
 SMALL = ["--rxd=128", "--txd=64", "--total-num-mbufs=60000", "--mbuf-size=1152"]
 SMALL_FRAMES = ["--max-pkt-len=1000"]
 MEMORY = ["--no-huge", "-m", "384"]
+# What has come while testpmd did not forward is not to be thrown away; a link event follows every
+# start, and would be said in the middle of the prompt.
+TOLD = ["--no-flush-rx", "--mask-event=intr_lsc"]
 
 
 def serve(bench: Bench, options: str) -> None:
@@ -48,7 +51,7 @@ def rss_of(testpmd: Testpmd, queues: int, entries: int) -> model.Rss:
 )
 def test_frames_meet_every_queue_as_the_model_says(bench: Bench, queues: int, options: str) -> None:
     serve(bench, options)
-    arguments = [f"--rxq={queues}", f"--txq={queues}", *SMALL, *SMALL_FRAMES]
+    arguments = [f"--rxq={queues}", f"--txq={queues}", *SMALL, *SMALL_FRAMES, *TOLD]
     frames = mixture(12, 1500)
     with (
         Tester(bench.folder / "vf1.sock") as tester,
@@ -91,10 +94,7 @@ def test_frames_meet_every_queue_as_the_model_says(bench: Bench, queues: int, op
 def test_single_queues_stop_and_start_while_frames_come(bench: Bench, queues: int) -> None:
     """testpmd forwards nothing while it is told; what comes meanwhile waits in the other rings."""
     serve(bench, f",queues={queues}")
-    arguments = [f"--rxq={queues}", f"--txq={queues}", "--rxd=128", "--txd=128"]
-    # What has come while testpmd did not forward is not to be thrown away; a link event follows
-    # every start, and would be said in the middle of the prompt.
-    arguments += ["--no-flush-rx", "--mask-event=intr_lsc"]
+    arguments = [f"--rxq={queues}", f"--txq={queues}", "--rxd=128", "--txd=128", *TOLD]
     frames = mixture(13, 400)
     with Tester(bench.folder / "vf1.sock") as tester, bench.testpmd(options=arguments) as testpmd:
         testpmd("port config all rss all")

@@ -11,7 +11,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
-from tests.dpdk.conftest import Bench
+from bench.dpdk import RELEASES
+from tests.dpdk.conftest import NEWEST, Bench
 from tests.dpdk.tester import Tester, mixed_frames
 from tests.vm.harness.backend import wait_until
 
@@ -124,7 +125,10 @@ def test_every_vector_path_forwards_unchanged(bench: Bench, bits: int) -> None:
     if flag and flag not in Path("/proc/cpuinfo").read_text():
         pytest.skip(f"the CPU has no {flag}")
     eal = [f"--force-max-simd-bitwidth={bits}"]
-    with connect(bench) as tester, bench.testpmd(eal=eal) as testpmd:
+    # The SSE path of 25.11 asks whether 32 buffers (rx_free_thresh) are due and then posts 64, some
+    # of them for frames that have not been read yet.
+    options = ["--rxfreet=64"] if bench.dpdk.release == RELEASES[NEWEST] and bits == 128 else []
+    with connect(bench) as tester, bench.testpmd(eal=eal, options=options) as testpmd:
         testpmd("start")
         assert_unchanged(tester, mixed_frames(4000))
         assert testpmd.counters()["RX-errors"] == 0

@@ -23,6 +23,7 @@ RESET_NOTICED = (
     r"Hardware reset detected",
     r"iavf \S+: (?:resetting|reset done)$",
     r"Unable to send ADD_ETH_ADDR message to PF, error -110$",
+    r"Failed to send PTP command \d+$",
     r"interrupted waiting for reset",
 )
 OTHER_MAC = "52:54:00:12:34:99"
