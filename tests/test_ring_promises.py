@@ -1,5 +1,6 @@
 """What the host promises a VF (min-rate) where there is not enough for all; the clock is ours."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,7 +53,8 @@ class Crowd:
         for number, sender in enumerate(self.senders):
             self.fill(number, sender, [mac(0)])
         self.room, self.every = room, every
-        self.now, self.steps = 10_000_000_000_000, 0
+        # Later than the real time at which the buckets were set.
+        self.now, self.steps = time.monotonic_ns() + 1_000_000_000, 0
         # A bucket that was just set has nothing saved.
         self.idle: set[int] = set()
         self.got: Counter[int] = Counter()
