@@ -1,39 +1,10 @@
-"""Guest memory of one device: see include/mem.h for the table that workers read."""
+"""Guest memory of one device; who looks at it has the table of include/mem.h from here."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-
-
-cdef extern from "mem.h" nogil:
-    enum:
-        MEM_READ
-        MEM_WRITE
-
-    ctypedef struct Extent:
-        uint64_t iova
-        uint64_t size
-        uint8_t *host
-        uint64_t prot
-
-    ctypedef struct MemMap:
-        uint64_t generation
-        uint32_t num_extents
-        Extent *extents
-
-    const Extent *mem_find(const MemMap *map, uint64_t iova) noexcept
-    uint8_t *mem_translate(const MemMap *map, const Extent **hint, uint64_t iova,
-                           uint64_t len, uint64_t prot) noexcept
-
-    ctypedef struct MemReach:
-        pass
-
-    MemReach mem_reach(const Extent *hint, uint64_t len, uint64_t prot) noexcept
-    uint8_t *mem_reached(const MemReach *reach, uint64_t iova) noexcept
-
-
-cdef extern from *:
-    """typedef struct GuardOwner GuardOwner;"""
-    ctypedef struct GuardOwner:
-        pass
+from libc.stdint cimport uint8_t, uint64_t
+from emuiavf._dma_extents cimport (
+    MEM_READ, MEM_WRITE, Extent, MemMap, MemReach, mem_find, mem_reach, mem_reached, mem_translate,
+)
+from emuiavf._dma_pages cimport Arena
 
 
 cdef class MemTable:
@@ -41,10 +12,9 @@ cdef class MemTable:
     cdef MemMap *mem_map
     # 1 once a page of a mapping has vanished (SIGBUS guard); workers and control both may read it.
     cdef readonly bint broken
-    cdef GuardOwner *_owner
+    cdef Arena _arena
     cdef list _starts      # IOVA of each map, ascending: what bisect looks at
     cdef list _mappings    # the Mapping of each
-    cdef dict _windows     # number of a window of IOVA space -> Window
     cdef list _retired     # Pages and Tables that a worker may still be using
     cdef tuple _regions    # cache of `regions`, or None
     cdef object __weakref__

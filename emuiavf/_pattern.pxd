@@ -7,38 +7,31 @@ A frame of a flow is
     60  u32 checksum over the whole frame, this field taken as 0
     64  a pattern that differs from frame to frame
 
-The checksum has four lanes of 64-bit words.  Exchanging the two addresses does not change it: a
-program between sender and receiver may do that (testpmd's macswap).
+The checksum has four lanes of 64-bit words (include/numbered.h).  Exchanging the two addresses
+does not change it: a program between sender and receiver may do that (testpmd's macswap).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
 
 
-cdef extern from * nogil:
-    """
-    #define PRIME UINT64_C(0x9E3779B97F4A7C15)
-    #define STRIDE UINT64_C(0xD1B54A32D192ED03)
-    #define LOW_HALF UINT64_C(0xFFFFFFFF)
-    #define ADDRESS_MASK UINT64_C(0xFFFFFFFFFFFF)
-    """
-    uint64_t PRIME
-    uint64_t STRIDE
+cdef extern from "numbered.h" nogil:
     uint64_t LOW_HALF
+    uint64_t PRIME
     uint64_t ADDRESS_MASK
-
-
-cdef extern from "bytes.h" nogil:
-    uint64_t load_u64(const uint8_t *p) noexcept
+    enum:
+        STAMPED
+    ctypedef struct Lanes:
+        uint64_t lane[4]
+    void lanes_init(Lanes *lanes, uint32_t length) noexcept
+    void lanes_add(Lanes *lanes, const void *words) noexcept
+    void lanes_add_bytes(Lanes *lanes, const uint8_t *data, uint32_t size) noexcept
+    uint64_t FOLD_STEP(uint64_t h) noexcept
+    uint32_t lanes_fold(const Lanes *lanes) noexcept
+    void fill(uint8_t *data, uint32_t size, uint64_t seed) noexcept
 
 
 cdef enum:
-    STAMPED = 64             # bytes of the fixed part, the least that a frame has
     STREAM_IP_AT = 14
-
-
-cdef struct Lanes:
-    uint64_t[4] lane
 
 
 # What all frames of a flow share.
@@ -46,12 +39,6 @@ cdef struct Stream:
     uint64_t header[6]       # the headers, zero where lengths, checksum and number go
     uint32_t ip_sum          # of the IPv4 header without its length
     uint16_t number
-
-
-# What of a head and of its checksum is the same for all frames of a flow and size.
-cdef struct FixedHead:
-    uint64_t words[8]        # zero where number and time go
-    Lanes lanes              # with all of words[:5], and not yet of the others, taken in
 
 
 # What a frame says of itself.
@@ -64,55 +51,6 @@ cdef struct Stamp:
 
 # `header`: 42 bytes as of flow_header().
 cdef int stream_init(Stream *stream, bytes header, uint16_t number) except -1
-
-
-cdef inline void lanes_init(Lanes *lanes, uint32_t length) noexcept nogil:
-    lanes.lane[0] = PRIME ^ length
-    lanes.lane[1] = STRIDE
-    lanes.lane[2] = ~PRIME
-    lanes.lane[3] = ~STRIDE
-
-
-cdef inline void lanes_add(Lanes *lanes, const void *words) noexcept nogil:
-    """Take in 32 bytes, at any alignment: tags may have moved them.
-
-    Each step is a bijection of its lane, so no single change gets lost.
-    """
-    cdef const uint8_t *data = <const uint8_t *>words
-    lanes.lane[0] = (lanes.lane[0] ^ load_u64(data)) * PRIME
-    lanes.lane[1] = (lanes.lane[1] ^ load_u64(data + 8)) * PRIME
-    lanes.lane[2] = (lanes.lane[2] ^ load_u64(data + 16)) * PRIME
-    lanes.lane[3] = (lanes.lane[3] ^ load_u64(data + 24)) * PRIME
-
-
-cdef inline uint32_t lanes_fold(const Lanes *lanes) noexcept nogil:
-    cdef uint64_t h = lanes.lane[0]
-    h = (h ^ (h >> 32)) * STRIDE + lanes.lane[1]
-    h = (h ^ (h >> 32)) * STRIDE + lanes.lane[2]
-    h = (h ^ (h >> 32)) * STRIDE + lanes.lane[3]
-    h = (h ^ (h >> 32)) * STRIDE
-    return <uint32_t>(h >> 32)
-
-
-cdef inline void lanes_add_bytes(Lanes *lanes, const uint8_t *data, uint32_t size) noexcept nogil:
-    """Take in the rest of a frame: whole 32-byte blocks, the last one padded with zeros."""
-    cdef uint64_t words[4]
-    cdef uint32_t at = 0
-    while size - at >= 32:
-        lanes_add(lanes, data + at)
-        at += 32
-    if at < size:
-        memset(words, 0, 32)
-        memcpy(words, data + at, size - at)
-        lanes_add(lanes, words)
-
-
-cdef inline void fill(uint8_t *data, uint32_t size, uint64_t seed) noexcept nogil:
-    """The pattern of one piece of a frame; whole words, so up to 7 bytes more than `size`."""
-    cdef uint64_t *words = <uint64_t *>data
-    cdef uint32_t i, count = (size + 7) // 8
-    for i in range(count):
-        words[i] = seed + i * STRIDE
 
 
 cdef inline uint64_t be16(uint32_t value) noexcept nogil:
@@ -163,28 +101,6 @@ cdef inline void lanes_begin(Lanes *lanes, const uint64_t *head, uint32_t size) 
     words[2] = head[6]
     words[3] = head[7] & LOW_HALF
     lanes_add(lanes, words)
-
-
-cdef inline void fixed_init(FixedHead *fixed, const Stream *stream, uint32_t size) noexcept nogil:
-    stream_head(stream, fixed.words, size, 0, 0)
-    lanes_begin_half(&fixed.lanes, fixed.words, size)
-    fixed.lanes.lane[0] = (fixed.lanes.lane[0] ^ fixed.words[4]) * PRIME
-
-
-cdef inline void fixed_head(const FixedHead *fixed, uint64_t *head, Lanes *lanes, uint64_t seq,
-                            uint64_t now) noexcept nogil:
-    """What stream_head and lanes_begin make of frame `seq`."""
-    cdef uint64_t number = fixed.words[5] | seq << 16
-    cdef uint64_t sent = seq >> 48 | now << 16
-    cdef uint64_t flow = fixed.words[7] | now >> 48
-    memcpy(head, fixed.words, 5 * sizeof(uint64_t))
-    head[5] = number
-    head[6] = sent
-    head[7] = flow
-    lanes.lane[0] = fixed.lanes.lane[0]
-    lanes.lane[1] = (fixed.lanes.lane[1] ^ number) * PRIME
-    lanes.lane[2] = (fixed.lanes.lane[2] ^ sent) * PRIME
-    lanes.lane[3] = (fixed.lanes.lane[3] ^ flow) * PRIME
 
 
 cdef inline Stamp stamp_of(const uint64_t *head) noexcept nogil:

@@ -3,10 +3,10 @@
 The format is the ring's (include/writeback.h).  One branch a burst: each call is made for its
 constants.  What most guests have none of, marks of rules, words of headers (include/extract.h) and
 times, is a constant too; of these only times have calls of their own, since Linux 7 has every
-frame stamped.
+frame stamped.  Plain frames without any of these are written back in include/rxplain.h.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from emuiavf._ring_state cimport RX_DESC_SIZE, Batch, Item, RingState
 from emuiavf.datapath._frame cimport ETHER_ADDRESSES, ETHER_TAG, Frame
@@ -41,16 +41,17 @@ cdef extern from *:
     bint unlikely(bint condition) noexcept nogil
 
 
-cdef inline uint32_t plain(
+cdef inline void plain(
     uint32_t rxdid, uint64_t stamp, bint more, const Batch *batch, Frame *const *frames,
-    const uint32_t *flags, uint32_t count, const RingState *state,
+    const uint64_t *kinds, uint32_t count, const RingState *state,
 ) noexcept nogil:
-    """Write back frames of one buffer each from the head on; returns the slot behind them."""
-    cdef uint32_t i, slot = state.head, ring_len = state.ring_len, last = flags[0]
+    """Write back frames of one buffer each from the head on."""
+    cdef uint32_t i, last = <uint32_t>(kinds[0] >> 32)
+    cdef uint8_t *desc = batch.ring + state.head * RX_DESC_SIZE
     cdef Writeback base = writeback_base(rxdid, last, last, 0, stamp), made
     for i in range(count):
-        if unlikely(flags[i] != last):
-            last = flags[i]
+        if unlikely(kinds[i] >> 32 != last):
+            last = <uint32_t>(kinds[i] >> 32)
             base = writeback_base(rxdid, last, last, 0, stamp)
         made = writeback_of(rxdid, &base, frames[i], 0, 0)
         if more:
@@ -58,12 +59,7 @@ cdef inline uint32_t plain(
                 writeback_mark(rxdid, &made, frames[i])
             if not stamp:
                 writeback_extract(rxdid, &made, frames[i], 0)
-        writeback_store(rxdid, <uint64_t *>(batch.ring + slot * RX_DESC_SIZE), &made,
-                        frames[i].len, 1)
-        slot += 1
-        if slot == ring_len:
-            slot = 0
-    return slot
+        writeback_store(rxdid, <uint64_t *>(desc + i * RX_DESC_SIZE), &made, frames[i].len, 1)
 
 
 cdef inline Writeback descriptor_of(uint32_t rxdid, uint64_t stamp, const Item *item,
@@ -107,25 +103,16 @@ cdef inline uint32_t items(uint32_t rxdid, uint64_t stamp, bint more, const Batc
     return slot
 
 
-cdef void write_back_plain(RingState *state, const Batch *batch, Frame *const *frames,
-                           const uint32_t *flags, uint32_t count) noexcept nogil:
-    cdef uint32_t slot, rxdid = state.writeback
-    cdef uint64_t stamp
-    if unlikely(batch.more):
-        stamp = batch.stamp
-        if batch.ruled or not stamp:
-            slot = plain(rxdid, stamp, True, batch, frames, flags, count, state)
-        elif rxdid == RXDID_FLEX_NIC:
-            slot = plain(RXDID_FLEX_NIC, stamp, False, batch, frames, flags, count, state)
-        else:
-            slot = plain(rxdid, stamp, False, batch, frames, flags, count, state)
-    elif rxdid == RXDID_LEGACY:
-        slot = plain(RXDID_LEGACY, 0, False, batch, frames, flags, count, state)
-    elif rxdid == RXDID_FLEX_OVS:
-        slot = plain(RXDID_FLEX_OVS, 0, False, batch, frames, flags, count, state)
+cdef void write_back_plain(const RingState *state, const Batch *batch, Frame *const *frames,
+                           const uint64_t *kinds, uint32_t count) noexcept nogil:
+    cdef uint32_t rxdid = state.writeback
+    cdef uint64_t stamp = batch.stamp
+    if batch.ruled or not stamp:
+        plain(rxdid, stamp, True, batch, frames, kinds, count, state)
+    elif rxdid == RXDID_FLEX_NIC:
+        plain(RXDID_FLEX_NIC, stamp, False, batch, frames, kinds, count, state)
     else:
-        slot = plain(RXDID_FLEX_NIC, 0, False, batch, frames, flags, count, state)
-    state.head = slot
+        plain(rxdid, stamp, False, batch, frames, kinds, count, state)
 
 
 cdef void write_back(RingState *state, const Batch *batch, const uint32_t *verdicts) noexcept nogil:

@@ -78,7 +78,12 @@ cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) no
 cdef void vector_event(VfRun *vf, Vector *vector, uint32_t event, uint64_t now) noexcept nogil:
     """Something happened that `vector` announces; what cannot be announced now stays waiting."""
     cdef uint64_t due = FOREVER
-    cdef uint32_t before = or_u32(&vector.events, event)
+    cdef uint32_t before
+    # vector_fire would drop it, at the cost of two atomics.
+    if (vector.fd < 0 and load_relaxed_u32(&vf.bus_master)
+            and not load_relaxed_u32(&vector.events)):
+        return
+    before = or_u32(&vector.events, event)
     vector_fire(vf, vector, now, &due)
     if load_relaxed_u32(&vector.events):
         store_seq_u32(&vf.waiting, 1)

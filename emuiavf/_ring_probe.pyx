@@ -9,7 +9,12 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemReach, mem_reach
+from emuiavf._rxplain cimport (
+    PlainFrames, plain_back, plain_back_alike, plain_buffers, plain_copy, plain_copy_alike,
+    rx_plain_use,
+)
 from emuiavf.datapath._frame cimport BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, Burst, Frame
+from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -24,26 +29,28 @@ cdef extern from "txplain.h" nogil:
         uint8_t *hosts[32]
         uint32_t lens[32]
         uint32_t reports
+    ctypedef struct PlainCommon:
+        uint64_t bytes
+        uint64_t all
+        uint64_t any
+    PlainCommon plain_common() noexcept
     ctypedef struct PlainReach:
         uint32_t longest
     PlainReach plain_reach(const Extent *hint) noexcept
     unsigned plain_scan(const uint64_t *desc, unsigned limit, const PlainReach *reach,
                         PlainRun *run) noexcept
     unsigned plain_fill(Burst *burst, unsigned first, const PlainRun *run, unsigned count,
-                        uint32_t slot, uint32_t *budget) noexcept
+                        uint32_t slot, uint32_t budget, PlainCommon *common) noexcept
     bint tx_plain_use(int kind) noexcept
 
 
-cdef extern from "rxplain.h" nogil:
-    unsigned plain_buffers(const uint8_t *desc, unsigned count, const MemReach *reach,
-                           uint8_t **buffers) noexcept
-    uint32_t plain_copy(Burst *burst, uint32_t mask, unsigned count, uint8_t **buffers,
-                        Frame **frames, uint32_t *flags, uint64_t *bytes) noexcept
-    bint rx_plain_use(int kind) noexcept
-
-
 cdef extern from "judge.h" nogil:
-    uint32_t plain_judge(Burst *burst, uint32_t mask, bint verdict) noexcept
+    ctypedef struct PlainWish:
+        const ToeplitzKey *key
+        uint32_t hashed
+        uint32_t verdict
+    uint32_t plain_judge(Burst *burst, uint32_t mask, const PlainWish *wish,
+                         uint64_t *kind) noexcept
     bint plain_judge_use(int kind) noexcept
 
 
@@ -62,6 +69,8 @@ cdef class Plain:
     cdef Burst *burst
     cdef Extent extent
     cdef PlainRun run
+    cdef ToeplitzKey key
+    cdef object prepared  # what `key` was made of
     cdef readonly object memory
 
     def __cinit__(self, uint8_t[::1] memory, uint64_t iova):
@@ -86,11 +95,17 @@ cdef class Plain:
         return ([(<int>(self.run.hosts[i] - self.extent.host), int(self.run.lens[i]))
                  for i in range(count)], int(self.run.reports))
 
-    def fill(self, unsigned first, unsigned count, uint32_t slot, uint32_t budget) -> int:
-        """The first `count` frames of what was scanned, as far as the budget goes; how many."""
-        return plain_fill(self.burst, first, &self.run, count, slot, &budget)
+    def fill(self, unsigned first, unsigned count, uint32_t slot,
+             uint32_t budget) -> tuple[int, int, int, int]:
+        """The first `count` frames of what was scanned, as far as the budget goes: how many, their
+        bytes, and of their first eight bytes the bits that all have and those that any has."""
+        cdef PlainCommon common = plain_common()
+        cdef unsigned found = plain_fill(
+            self.burst, first, &self.run, count, slot, budget, &common)
+        return int(found), int(common.bytes), int(common.all), int(common.any)
 
-    def set(self, unsigned index, const uint8_t[::1] data, uint32_t flags=0) -> None:
+    def set(self, unsigned index, const uint8_t[::1] data, uint32_t flags=0, uint32_t hash=0,
+            uint8_t ptype=0) -> None:
         """Make frame number `index` one that lies wholly in its head."""
         cdef Frame *frame = &self.burst.frames[index]
         memset(frame, 0, sizeof(Frame))
@@ -98,6 +113,8 @@ cdef class Plain:
         frame.len = <uint32_t>min(data.shape[0], FRAME_HEAD)
         frame.head_len = <unsigned short>frame.len
         frame.flags = flags
+        frame.hash = hash
+        frame.ptype = ptype
         memcpy(frame.head, &data[0], frame.len)
 
     def frame(self, unsigned index) -> dict[str, object]:
@@ -118,9 +135,26 @@ cdef class Plain:
     def whole(self) -> int:
         return self.burst.whole
 
-    def judge(self, uint32_t mask, bint verdict) -> int:
-        """Those of `mask` that are plain: they have been parsed, and judged with `verdict`."""
-        return plain_judge(self.burst, mask, verdict)
+    def judge(self, uint32_t mask, bint verdict, const uint8_t[::1] key=None, uint32_t hashed=0,
+              bint symmetric=False) -> tuple[int, tuple[int, int] | None]:
+        """Those of `mask` that are plain: they have been parsed, and judged with `verdict`.  And
+        length and flags that all of them have, if that is known.
+
+        `hashed`: bit per L4 protocol (Frame.l4_proto) whose flows are hashed with `key`, 52 bytes.
+        """
+        cdef PlainWish wish = PlainWish(NULL, hashed, verdict)
+        if hashed:
+            if key.shape[0] != 52:
+                raise ValueError(f"key: {key.shape[0]} bytes, must be 52")
+            if self.prepared != (bytes(key), symmetric):
+                toeplitz_prepare(&self.key, &key[0])
+                if symmetric:
+                    toeplitz_symmetric(&self.key)
+                self.prepared = (bytes(key), symmetric)
+            wish.key = &self.key
+        cdef uint64_t kind
+        cdef uint32_t found = plain_judge(self.burst, mask, &wish, &kind)
+        return int(found), (int(kind & 0xFFFFFFFF), int(kind >> 32)) if kind else None
 
     def buffers(self, const uint64_t[::1] descriptors, uint64_t size) -> list[int]:
         """Offsets of the leading buffers of Rx descriptors in which `size` bytes have room."""
@@ -134,14 +168,43 @@ cdef class Plain:
         """Copy the first frames of `mask` to offsets of the memory; their flags, the flags that any
         of them has, and their bytes."""
         cdef uint8_t *into[BURST_FRAMES]
-        cdef Frame *frames[BURST_FRAMES]
-        cdef uint32_t flags[BURST_FRAMES]
-        cdef uint64_t bytes = 0
-        cdef uint32_t seen
+        cdef PlainFrames plain
         cdef unsigned i, count = <unsigned>len(offsets)
         if count == 0:
             raise ValueError("nowhere to copy to")
         for i in range(count):
             into[i] = self.extent.host + <uint64_t>offsets[i]
-        seen = plain_copy(self.burst, mask, count, into, frames, flags, &bytes)
-        return [int(flags[i]) for i in range(count)], int(seen), int(bytes)
+        plain_copy(self.burst, mask, count, into, &plain)
+        return ([int(plain.kinds[i] >> 32) for i in range(count)], int(plain.seen >> 32),
+                int(plain.bytes))
+
+    def copy_alike(self, unsigned first, uint32_t length, list offsets) -> None:
+        """Copy frames from `first` on, all of that length, to offsets of the memory."""
+        cdef uint8_t *into[BURST_FRAMES]
+        cdef unsigned i, count = <unsigned>len(offsets)
+        for i in range(count):
+            into[i] = self.extent.host + <uint64_t>offsets[i]
+        plain_copy_alike(&self.burst.frames[first], count, length, into)
+
+    def back_alike(self, uint32_t rxdid, unsigned first, unsigned count) -> bytes:
+        """The descriptors of `count` frames from `first` on, all of the first one's kind."""
+        cdef uint8_t descriptors[32 * (BURST_FRAMES + 1)]
+        cdef const Frame *frames = &self.burst.frames[first]
+        memset(descriptors, 0xA5, sizeof(descriptors))
+        plain_back_alike(rxdid, descriptors, frames, count,
+                         frames.len | <uint64_t>frames.flags << 32)
+        return descriptors[:32 * (count + 1)]
+
+    def back(self, uint32_t rxdid, uint32_t mask, unsigned count) -> bytes:
+        """The descriptors of the first `count` frames of `mask`, all wholly in their heads."""
+        cdef uint8_t descriptors[32 * BURST_FRAMES]
+        cdef uint8_t into[BURST_FRAMES * FRAME_HEAD]
+        cdef uint8_t *buffers[BURST_FRAMES]
+        cdef PlainFrames plain
+        cdef unsigned i
+        for i in range(<unsigned>BURST_FRAMES):
+            buffers[i] = into + i * FRAME_HEAD
+        memset(descriptors, 0xA5, sizeof(descriptors))
+        plain_copy(self.burst, mask, count, buffers, &plain)
+        plain_back(rxdid, descriptors, &plain, count)
+        return descriptors[:32 * (count + 1)] if count < BURST_FRAMES else descriptors[:32 * count]

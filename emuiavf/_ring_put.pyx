@@ -6,8 +6,9 @@ from libc.string cimport memmove
 from emuiavf._atomic cimport (
     load_acquire_ptr, load_relaxed_ptr, load_relaxed_u32, spin_lock, spin_unlock,
 )
-from emuiavf._bits cimport lowest_bit
+from emuiavf._bits cimport count_bits, lowest_bit
 from emuiavf._ring_irq cimport vector_event
+from emuiavf._ring_plain cimport rx_expect
 from emuiavf._ring_rx cimport rx_put, rx_refuse, rx_room, rx_wants
 from emuiavf._ring_state cimport EVENT_RX, LUT_SIZE, RxRun, RxSet, Vector, VfRun
 from emuiavf.datapath._flow cimport burst_count, burst_hash, burst_steer
@@ -49,7 +50,7 @@ cdef inline void vf_discard(VfRun *vf, Burst *burst, uint32_t mask, int reason) 
 
 
 cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32_t mask,
-                            uint32_t how) noexcept nogil:
+                            uint64_t kind, uint32_t how) noexcept nogil:
     """RSS: a second mask per queue.  All rings touched are locked, in ascending order, so that a
     held burst stops at one frame for all of them."""
     cdef uint32_t queues[BURST_FRAMES]     # distinct, ascending
@@ -103,7 +104,7 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
     for j in range(num):
         rx = &vf.rx[queues[j]]
         moved = False
-        accepted |= rx_put(vf, rx, rx_set, burst, masks[j] & limit, how, &moved)
+        accepted |= rx_put(vf, rx, rx_set, burst, masks[j] & limit, kind, how, &moved)
         spin_unlock(&rx.lock)
         if moved:
             rx_announce(vf, rx, burst.now_ns)
@@ -115,16 +116,16 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
 
 
 cdef inline uint32_t vf_put_judged(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32_t mask,
-                                   uint32_t how) noexcept nogil:
-    """Deliver frames that everything is known of."""
+                                   uint64_t kind, uint32_t how) noexcept nogil:
+    """Deliver frames that everything is known of; `kind` as of burst_judge."""
     cdef uint32_t accepted
     cdef RxRun *rx
     cdef bint moved = False
     if rx_set.any > 1 or not rx_set.enabled[0] & 1:
-        return vf_put_spread(vf, rx_set, burst, mask, how)
+        return vf_put_spread(vf, rx_set, burst, mask, kind, how)
     rx = &vf.rx[0]
     spin_lock(&rx.lock)
-    accepted = rx_put(vf, rx, rx_set, burst, mask, how, &moved)
+    accepted = rx_put(vf, rx, rx_set, burst, mask, kind, how, &moved)
     spin_unlock(&rx.lock)
     if moved:
         rx_announce(vf, rx, burst.now_ns)
@@ -141,7 +142,7 @@ cdef uint32_t vf_put_ruled(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32_
     cdef uint32_t dropped = burst_steer(burst, mask, rx_set.rules, numbers)
     cdef uint32_t rest = mask & ~dropped, held = 0, finished = mask
     if rest:
-        held = rest & ~vf_put_judged(vf, rx_set, burst, rest, how)
+        held = rest & ~vf_put_judged(vf, rx_set, burst, rest, 0, how)
     if held:
         finished &= (held & (~held + 1)) - 1
         dropped &= finished
@@ -154,14 +155,18 @@ cdef uint32_t vf_put_ruled(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32_
 cdef uint32_t vf_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil:
     cdef VfRun *vf = <VfRun *>sink
     cdef const RxSet *rx_set = <const RxSet *>load_acquire_ptr(<void **>&vf.rx_set)
+    cdef uint64_t kind = 0
     if not rx_set.any or not load_relaxed_u32(&vf.bus_master):
         vf_discard(vf, burst, mask, RX_QUEUE_OFF)
         return mask
+    if rx_set.any == 1:
+        rx_expect(&vf.rx[0], <uint32_t>count_bits(mask))
     if rx_set.hena or vf.judge or rx_set.strip or rx_set.chosen or rx_set.extracts:
-        burst_judge(burst, mask, rx_set.key, rx_set.hena, vf.judge)
+        kind = burst_judge(burst, mask, rx_set.key, rx_set.hena, vf.judge)
         if rx_set.chosen:
+            kind = 0
             if rx_set.hashing != NULL:
                 burst_hash(burst, mask, rx_set.hashing)
             if rx_set.rules != NULL:
                 return vf_put_ruled(vf, rx_set, burst, mask, how)
-    return vf_put_judged(vf, rx_set, burst, mask, how)
+    return vf_put_judged(vf, rx_set, burst, mask, kind, how)

@@ -3,31 +3,24 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from emuiavf._atomic cimport (
-    load_acquire_ptr, load_acquire_u32, load_relaxed_u64, spin_lock, spin_unlock, store_seq_u32,
+    load_acquire_ptr, load_acquire_u32, load_relaxed_u64, spin_lock, spin_unlock,
 )
-from emuiavf._bits cimport count_bits, first_bits, lowest_bit, prefetch_write
-from emuiavf._dma cimport (
-    MEM_READ, MEM_WRITE, MemMap, MemReach, mem_reach, mem_reached, mem_translate,
-)
+from emuiavf._bits cimport lowest_bit, prefetch_write
+from emuiavf._dma cimport MEM_READ, MEM_WRITE, MemMap, mem_translate
 from emuiavf._phc cimport phc_now
-from emuiavf._ring_back cimport write_back, write_back_plain
+from emuiavf._ring_back cimport write_back
+from emuiavf._ring_plain cimport rx_account, rx_alike, rx_fault, rx_plain
 from emuiavf._ring_state cimport (
-    DETAIL_STAMP, FAULT_ADDRESS, FAULT_NONE, FAULT_RING, RX_DESC_SIZE, RX_ITEMS, RX_MAX_BUFFERS,
-    STRIP_INNER, Batch, Item, RingState, RxRun, RxSet, VfRun,
+    DETAIL_STAMP, FAULT_ADDRESS, FAULT_RING, RX_DESC_SIZE, RX_ITEMS, RX_MAX_BUFFERS, STRIP_INNER,
+    Batch, Item, RingState, RxRun, RxSet, VfRun,
 )
-from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, emit_whole, gather_begin
+from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
 from emuiavf.datapath._frame cimport (
-    BURST_FRAMES, ETHER_ADDRESSES, ETHER_FCS, ETHER_TAG, ETHER_VLAN, FRAME_ASK_IP_CSUM,
-    FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEAD, FRAME_HEADROOM, FRAME_IP_BAD, FRAME_L4_BAD,
-    FRAME_MULTICAST, FRAME_TUNNEL, L4_SCTP, PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST, RX_BYTES,
-    RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS, RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS,
-    RX_TOO_LONG, RX_UNICAST, Burst, Frame, Segment,
+    ETHER_ADDRESSES, ETHER_FCS, ETHER_TAG, ETHER_VLAN, FRAME_ASK_TSO, FRAME_IP_BAD, FRAME_L4_BAD,
+    PUT_DROP, RX_BAD_ADDRESS, RX_BROADCAST, RX_BYTES, RX_CSUM_BAD, RX_DISCARDED_BYTES, RX_DISCARDS,
+    RX_MULTICAST, RX_NO_BUFFER, RX_PACKETS, RX_TOO_LONG, RX_UNICAST, Burst, Frame, Segment,
 )
-from emuiavf.datapath._offload cimport frame_copy, load_be16
-
-
-cdef extern from "wait.h" nogil:
-    void event_signal(int fd) noexcept
+from emuiavf.datapath._offload cimport load_be16
 
 
 cdef extern from "crc32.h" nogil:
@@ -44,46 +37,12 @@ cdef extern from "writeback.h" nogil:
         STAMP_VALID
 
 
-cdef extern from "rxplain.h" nogil:
-    unsigned plain_buffers(const uint8_t *desc, unsigned count, const MemReach *reach,
-                           uint8_t **buffers) noexcept
-    uint32_t plain_copy(Burst *burst, uint32_t mask, unsigned count, uint8_t **buffers,
-                        Frame **frames, uint32_t *flags, uint64_t *bytes) noexcept
-
-
 cdef extern from *:
-    bint likely(bint condition) noexcept nogil
     bint unlikely(bint condition) noexcept nogil
 
 
 cdef enum:
     RX_TAG_BYTES = 15  # of what rx_strip() returns; the rest says where the tags go
-    # Bytes that a frame wholly in its head has at most.
-    WHOLE_MAX = FRAME_HEADROOM + FRAME_HEAD
-    # What keeps a frame from being delivered by a plain copy of its head.
-    FRAME_WORK = FRAME_ASK_TSO | FRAME_ASK_IP_CSUM | FRAME_ASK_L4_CSUM | FRAME_TUNNEL
-    # ... and what of one is counted apart.
-    FRAME_NOTED = FRAME_MULTICAST | FRAME_IP_BAD | FRAME_L4_BAD
-
-
-# Frames that got their buffers as they are.
-cdef struct Plain:
-    Frame *frames[BURST_FRAMES]
-    uint32_t flags[BURST_FRAMES]   # theirs, with the verdicts found while copying
-    uint32_t seen                  # flags that any of them has
-    uint64_t bytes
-
-
-cdef void rx_fault(VfRun *vf, RxRun *rx, uint32_t fault) noexcept nogil:
-    if rx.fault == FAULT_NONE:
-        store_seq_u32(&rx.fault, fault)
-        event_signal(vf.fault_fd)
-
-
-cdef inline void rx_account(Batch *batch, const Frame *frame, uint32_t length) noexcept nogil:
-    """Received as the wire had it: with its tag and the FCS (GET_STATS counts so)."""
-    batch.bytes += length + ETHER_FCS
-    batch.cast[(frame.flags // FRAME_MULTICAST) & 3] += 1
 
 
 cdef int rx_prepare(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t at,
@@ -127,91 +86,6 @@ cdef inline void rx_count(RxRun *rx, const Batch *batch) noexcept nogil:
     rx.row[RX_UNICAST] += batch.cast[0]
     rx.row[RX_MULTICAST] += batch.cast[1]
     rx.row[RX_BROADCAST] += batch.cast[3]
-
-
-cdef uint32_t rx_whole(RxRun *rx, Batch *batch, Burst *burst, uint32_t mask,
-                       Plain *plain) noexcept nogil:
-    """Buffers for the first frames of `mask`, all wholly in their heads, and the copies; returns
-    how many have theirs: those whose buffers are within reach and before the ring's end."""
-    cdef uint8_t *buffers[BURST_FRAMES]
-    cdef uint32_t slot = rx.state.head
-    cdef uint32_t count = min(<uint32_t>count_bits(mask), batch.room, rx.state.ring_len - slot)
-    cdef MemReach reach = mem_reach(rx.hint, WHOLE_MAX, MEM_WRITE)
-    count = plain_buffers(batch.ring + slot * RX_DESC_SIZE, count, &reach, buffers)
-    plain.seen = plain_copy(burst, mask, count, buffers, plain.frames, plain.flags, &plain.bytes)
-    return count
-
-
-cdef uint32_t rx_single(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_t mask,
-                        uint32_t longest, Plain *plain) noexcept nogil:
-    """The same for frames as long as each is copied as it is, in at most two parts, into one
-    buffer.  Two passes, so that the misses of one frame overlap those of the next."""
-    cdef uint8_t *buffers[BURST_FRAMES]
-    cdef uint32_t count = 0, slot = rx.state.head, ring_len = rx.state.ring_len, i
-    cdef uint64_t iova
-    cdef MemReach reach = mem_reach(rx.hint, longest, MEM_WRITE)
-    cdef uint8_t *host
-    cdef Frame *frame
-    while mask and count < batch.room:
-        frame = &burst.frames[lowest_bit(mask)]
-        if frame.flags & FRAME_WORK or frame.len > longest or (
-                frame.num_segs and (frame.num_segs > 1 or frame.l4_proto == L4_SCTP)):
-            break
-        iova = load_relaxed_u64(<uint64_t *>(batch.ring + slot * RX_DESC_SIZE))
-        host = mem_reached(&reach, iova)
-        if unlikely(host == NULL):
-            host = mem_translate(rx.map, &rx.hint, iova, frame.len, MEM_WRITE)
-            if host == NULL:
-                rx_fault(vf, rx, FAULT_ADDRESS)
-                break
-            reach = mem_reach(rx.hint, longest, MEM_WRITE)
-        prefetch_write(host)
-        buffers[count] = host
-        plain.frames[count] = frame
-        count += 1
-        mask &= mask - 1
-        slot += 1
-        if slot == ring_len:
-            slot = 0
-    for i in range(count):
-        frame = plain.frames[i]
-        plain.flags[i] = frame.flags
-        if likely(frame.num_segs == 0):
-            frame_copy(buffers[i], frame.head, frame.len)
-        else:
-            # Not kept in the frame: the next receiver gets what the sender's memory then holds.
-            plain.flags[i] |= emit_whole(frame, buffers[i], batch.judge)
-        plain.seen |= plain.flags[i]
-        plain.bytes += frame.len
-    return count
-
-
-cdef uint32_t rx_plain(VfRun *vf, RxRun *rx, Batch *batch, Burst *burst, uint32_t mask,
-                       uint32_t longest) noexcept nogil:
-    """The first frames of `mask` as far as nothing has to be done to them but to copy them;
-    returns the delivered ones."""
-    cdef Plain plain
-    cdef uint32_t count = 0, i
-    plain.seen = 0
-    plain.bytes = 0
-    if likely(not mask & ~burst.whole and longest >= WHOLE_MAX):
-        count = rx_whole(rx, batch, burst, mask, &plain)
-    if count == 0:
-        count = rx_single(vf, rx, batch, burst, mask, longest, &plain)
-    if count == 0:
-        return 0
-    if unlikely(plain.seen & FRAME_NOTED):
-        for i in range(count):
-            batch.csum_bad += (plain.flags[i] & (FRAME_IP_BAD | FRAME_L4_BAD)) != 0
-            rx_account(batch, plain.frames[i], plain.frames[i].len)
-    else:
-        batch.bytes += plain.bytes + <uint64_t>ETHER_FCS * count
-        batch.cast[0] += count
-    write_back_plain(rx.state, batch, plain.frames, plain.flags, count)
-    batch.slot = rx.state.head
-    batch.room -= count
-    batch.packets += count
-    return first_bits(mask, count)
 
 
 cdef void rx_append_fcs(const Segment *into, uint32_t length) noexcept nogil:
@@ -307,6 +181,14 @@ cdef inline uint32_t rx_strip(const RxSet *rx_set, const Frame *frame) noexcept 
     return moved | bytes
 
 
+cdef uint32_t rx_untagged(const RxSet *rx_set, const Burst *burst, uint32_t mask) noexcept nogil:
+    """The frames of `mask` before the first that a tag leaves."""
+    cdef uint32_t left = mask
+    while left and not rx_strip(rx_set, &burst.frames[lowest_bit(left)]):
+        left &= left - 1
+    return mask & ~left
+
+
 cdef inline uint32_t rx_longest(const Frame *frame) noexcept nogil:
     """Bytes of the largest segment of a frame to be cut."""
     cdef uint32_t header = <uint32_t>frame.l2_len + frame.l3_len + frame.l4_len
@@ -373,10 +255,10 @@ cdef inline uint64_t rx_stamp() noexcept nogil:
 
 
 cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, uint32_t mask,
-                     uint32_t how, bint *moved) noexcept nogil:
+                     uint64_t kind, uint32_t how, bint *moved) noexcept nogil:
     cdef Batch batch
     cdef Frame *frame
-    cdef uint32_t accepted = 0, done, bit, tags, more, need, longest
+    cdef uint32_t accepted = 0, bare, done, bit, tags, more, need, longest
     cdef uint32_t fcs = rx.state.fcs, plain = rx.state.databuffer_size
     cdef const MemMap *map = <const MemMap *>load_acquire_ptr(<void **>vf.map)
     batch.num_items = batch.num_pieces = 0
@@ -398,16 +280,23 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     batch.room = rx_room(rx)
     batch.ring = mem_translate(map, &rx.ring_hint, rx.state.dma_ring_addr,
                                <uint64_t>rx.state.ring_len * RX_DESC_SIZE, MEM_READ | MEM_WRITE)
+    rx.ring = batch.ring
     if batch.ring == NULL and not rx.fault:
         rx_fault(vf, rx, FAULT_RING)
-    if not (rx_set.strip or fcs):
-        # Until the ring's end, and from its beginning.
-        while mask and not rx.fault:
-            done = rx_plain(vf, rx, &batch, burst, mask, plain)
-            if done == 0:
-                break
-            accepted |= done
-            mask &= ~done
+    bare = 0 if fcs else mask
+    # What is known to be of one kind has no tag.
+    if rx_set.strip and not kind:
+        bare &= rx_untagged(rx_set, burst, mask)
+    # Until the ring's end, and from its beginning.
+    while bare and not rx.fault:
+        done = rx_alike(rx, &batch, burst, bare, kind, plain) if kind else 0
+        if done == 0:
+            done = rx_plain(vf, rx, &batch, burst, bare, plain)
+        if done == 0:
+            break
+        accepted |= done
+        bare &= ~done
+        mask &= ~done
     while mask:
         bit = mask & (~mask + 1)
         mask ^= bit

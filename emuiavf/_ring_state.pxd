@@ -169,6 +169,7 @@ cdef struct RxRun:
     uint64_t map_seen      # its generation, to which the hints below belong
     const Extent *ring_hint
     const Extent *hint
+    uint8_t *ring          # where it was at the last put: to be asked for, not to be read
     uint32_t lock
     uint32_t fault
 

@@ -44,13 +44,17 @@ cdef extern from *:
 cdef extern from "txplain.h" nogil:
     ctypedef struct PlainRun:
         uint32_t reports
+    ctypedef struct PlainCommon:
+        uint64_t bytes
+    PlainCommon plain_common() noexcept
+    uint64_t plain_alike(const PlainCommon *common) noexcept
     ctypedef struct PlainReach:
         uint32_t longest
     PlainReach plain_reach(const Extent *hint) noexcept
     unsigned plain_scan(const uint64_t *desc, unsigned limit, const PlainReach *reach,
                         PlainRun *run) noexcept
     unsigned plain_fill(Burst *burst, unsigned first, const PlainRun *run, unsigned count,
-                        uint32_t slot, uint32_t *budget) noexcept
+                        uint32_t slot, uint32_t budget, PlainCommon *common) noexcept
 
 cdef enum:
     # Frame.hash until the head is there: which tags are to be inserted, and the length of the inner
@@ -287,6 +291,8 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     cdef Frame *frame
     cdef PlainReach reach
     cdef PlainRun run
+    cdef PlainCommon common = plain_common()
+    cdef uint64_t before
     cdef bint sought = False
     cdef int used
     if not load_acquire_u32(&tx.enabled) or tx.fault or not load_relaxed_u32(&tx.vf.bus_master):
@@ -319,9 +325,11 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
             limit = min(<uint32_t>BURST_FRAMES - count, avail, ring_len - slot)
             found = plain_scan(desc, limit, &reach, &run)
             if likely(found):
-                found = plain_fill(burst, count, &run, found, slot, &budget)
+                before = common.bytes
+                found = plain_fill(burst, count, &run, found, slot, budget, &common)
                 if unlikely(found == 0):
                     break
+                budget -= min(<uint32_t>(common.bytes - before), budget)
                 plain |= low_bits(found) << count
                 reports |= (run.reports & low_bits(found)) << count
                 count += found
@@ -350,6 +358,8 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
         left &= left - 1
     if count:
         burst.frames[0].cursor = state.cursor
+        if likely(plain == low_bits(count)):
+            burst.alike = plain_alike(&common)
     tx.taken = count
     tx.plain = plain
     tx.reports = reports
@@ -423,9 +433,12 @@ cdef void tx_done(Source *source, Burst *burst, int count) noexcept nogil:
         state.cursor = 0
     if count == 0:
         return
-    for i in range(count):
-        flags |= burst.frames[i].flags
-        bytes += burst.frames[i].len
+    if likely(burst.alike and <uint32_t>count == tx.taken):
+        bytes = burst.alike
+    else:
+        for i in range(count):
+            flags |= burst.frames[i].flags
+            bytes += burst.frames[i].len
     if likely(not flags & (FRAME_DROP | FRAME_ASK_TSO | FRAME_MULTICAST)):
         source.row[TX_BYTES] += bytes
         source.row[TX_UNICAST] += count

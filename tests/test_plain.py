@@ -102,7 +102,10 @@ def test_scan_never_reaches_behind_small_memory(kind: str, size: int) -> None:
 
 @SETTINGS
 @given(
-    lengths=st.lists(st.integers(MIN_LEN, 300), min_size=1, max_size=20),
+    lengths=st.lists(st.integers(MIN_LEN, 300), min_size=1, max_size=20)
+    | st.builds(
+        lambda length, count: [length] * count, st.integers(MIN_LEN, 66), st.integers(2, 20)
+    ),
     first=st.integers(0, 12),
     budget=st.integers(1, 4000),
 )
@@ -114,9 +117,12 @@ def test_fill_makes_frames_until_the_budget_is_spent(
     memory[0::611] &= 0xFE
     memory[611:617] = 0xFF
     burst.scan(np.array(words, np.uint64).reshape(-1))
-    count = burst.fill(first, len(lengths), 1000, budget)
+    count, size, common, seen = burst.fill(first, len(lengths), 1000, budget)
     begins = [sum(lengths[:i]) for i in range(len(lengths))]
     assert count == sum(begin < budget for begin in begins)
+    assert size == sum(lengths[:count])
+    words = memory[: 611 * count].reshape(count, 611)[:, :8].copy().view(np.uint64)
+    assert (common, seen) == (np.bitwise_and.reduce(words), np.bitwise_or.reduce(words))
     for i in range(count):
         frame, length, at = burst.frame(first + i), lengths[i], 611 * i
         data = memory[at : at + length].tobytes()
@@ -179,6 +185,24 @@ def test_copy_writes_each_frame_and_nothing_beside_it(
     assert (memory == before).all()
 
 
+@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize("count", [1, 3, 8, 27])
+def test_copies_of_one_length_are_the_frames_and_nothing_beside_them(
+    kind: str, first: int, count: int
+) -> None:
+    for length in range(14, HEAD + 1):
+        burst, memory = plain()
+        before = memory.copy()
+        frames = [random.Random(length + i).randbytes(length) for i in range(count)]
+        for i, data in enumerate(frames):
+            burst.set(first + i, data)
+        offsets = [300 * (i + 1) + i for i in range(count)]
+        burst.copy_alike(first, length, offsets)
+        for offset, data in zip(offsets, frames, strict=True):
+            before[offset : offset + length] = np.frombuffer(data, np.uint8)
+        assert (memory == before).all()
+
+
 def packets() -> list[Packet]:
     ether = Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01")
     both = [IP(src="10.1.2.3", dst="192.168.255.254"), IP(src="255.255.255.255", dst="0.0.0.0")]
@@ -229,10 +253,13 @@ def check_judged(data: bytes, flags: int, verdict: bool) -> bool:
     burst, _ = plain()
     burst.set(3, data, flags)
     before = burst.frame(3)
-    if not burst.judge(1 << 3, verdict):
+    found, common = burst.judge(1 << 3, verdict)
+    if not found:
         assert burst.frame(3) == before
+        assert common is None
         return False
     known, frame = offload.parse(data), burst.frame(3)
+    assert common in (None, (frame["len"], frame["flags"]))
     assert is_plain_packet(known)
     tcp = known.protocol == offload.TCP
     sizes = (14, 20, (data[46] >> 4) * 4 if tcp else 8)
@@ -282,3 +309,174 @@ def test_hostile_packets_are_judged_as_by_the_model(
         sizes = (len(data) - 34, len(data) - 40, 8, 7, 0, 65535)
         wild[38:40] = source.choice(sizes).to_bytes(2, "big")
     check_judged(bytes(wild), 0, True)
+
+
+KEY = bytes(random.Random(52).randbytes(52))
+TCP_HASHED, UDP_HASHED = 1 << 1, 1 << 3
+HASHED = 1 << 12
+
+
+@pytest.mark.parametrize("hashed", [TCP_HASHED, UDP_HASHED, TCP_HASHED | UDP_HASHED])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_flows_are_hashed_as_by_the_model(kind: str, hashed: int, symmetric: bool) -> None:
+    """Bursts of all frames by turns: what holds for one is not taken for the next one's."""
+    source = random.Random(hashed)
+    for _ in range(40):
+        burst, _ = plain()
+        frames = [source.choice(FRAMES) for _ in range(32)]
+        if source.random() < 0.5:
+            frames[4:20] = [frames[3]] * 16
+        for i, data in enumerate(frames):
+            burst.set(i, data)
+        mask = source.getrandbits(32) | 1
+        found, _ = burst.judge(mask, True, KEY, hashed, symmetric)
+        for i, data in enumerate(frames):
+            frame, known = burst.frame(i), offload.parse(data)
+            assert found >> i & 1 == (
+                mask >> i & 1 and len(data) >= 54 and is_plain_packet(known)
+            ), i
+            wanted = found >> i & 1 and hashed >> {6: 1, 17: 3}[known.protocol] & 1
+            assert bool(frame["flags"] & HASHED) == bool(wanted)
+            assert frame["hash"] == (flow_hash(data[26:38], symmetric) if wanted else 0)
+
+
+def flow(source: random.Random, size: int, tcp: bool = False) -> bytes:
+    """A frame of one of many flows, all right."""
+    ip = IP(src=".".join(str(source.randrange(256)) for _ in range(4)), dst="10.0.0.1", ttl=3)
+    ports = {"sport": source.randrange(65536), "dport": source.randrange(65536)}
+    l4 = TCP(dataofs=source.choice([5, 6]), **ports) if tcp else UDP(**ports)
+    made = Ether(dst="02:00:00:00:00:02") / ip / l4
+    return bytes(made / Raw(source.randbytes(size - len(made))))
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_frames_that_become_alike_are_said_to_be(kind: str, tcp: bool) -> None:
+    """What is said holds for all of them; one that differs in anything, anywhere, is enough not to
+    say it.  A later burst is not judged by what an earlier one was like."""
+    source = random.Random(tcp)
+    burst, _ = plain()
+    said = 0
+    for _ in range(150):
+        count, size = source.randint(1, 32), source.choice([60, 62, 64, 78])
+        first = source.randrange(33 - count)
+        frames = [flow(source, size, tcp) for _ in range(count)]
+        mask = (1 << count) - 1 << first
+        if source.random() < 0.3:
+            mask &= source.getrandbits(32) | 1 << first
+        odd = source.choice([i for i in range(count) if mask >> (first + i) & 1])
+        how = source.choice(["", "", "flags", "length", "protocol", "sum", "arp", "fragment"])
+        if how == "length":
+            frames[odd] = flow(source, size + 2 if size < 78 else 60, tcp)
+        elif how == "protocol":
+            frames[odd] = flow(source, size, not tcp)
+        elif how == "sum":
+            at = source.randrange(14, size)
+            frames[odd] = frames[odd][:at] + bytes([frames[odd][at] ^ 0x10]) + frames[odd][at + 1 :]
+        elif how == "arp":
+            frames[odd] = frames[odd][:12] + b"\x08\x06" + frames[odd][14:]
+        elif how == "fragment":
+            frames[odd] = frames[odd][:20] + b"\x20" + frames[odd][21:]
+        for i, data in enumerate(frames):
+            flags = MULTICAST if how == "flags" and i == odd else 0
+            burst.set(first + i, data, flags=flags)
+        _, common = burst.judge(mask, True, KEY, TCP_HASHED)
+        seen = [burst.frame(i) for i in range(32) if mask >> i & 1]
+        kinds = {(frame["len"], frame["flags"], frame["ptype"]) for frame in seen}
+        if common is not None:
+            said += 1
+            assert [(*common, seen[0]["ptype"])] == list(kinds), how
+        elif kind != "base":
+            assert how
+    assert said > 30 or kind == "base"
+
+
+def flow_hash(flow: bytes, symmetric: bool) -> int:
+    if symmetric:
+        pair = [a ^ b for a, b in zip(flow[:4], flow[4:8], strict=True)]
+        ports = [a ^ b for a, b in zip(flow[8:10], flow[10:12], strict=True)]
+        flow = bytes(pair * 2 + ports * 2)
+    return kernels.toeplitz(KEY, flow)
+
+
+def test_what_an_earlier_receiver_found_is_found_again(kind: str) -> None:
+    """Of a frame for several receivers: parsed, with another key's hash, and settled or not."""
+    for data in FRAMES:
+        for verdicts in ((True, True), (False, True), (True, False)):
+            burst, _ = plain()
+            burst.set(0, data)
+            burst.set(1, data)
+            first, _ = burst.judge(1, verdicts[0], bytes(52), TCP_HASHED | UDP_HASHED)
+            again, _ = burst.judge(3, verdicts[1], KEY, UDP_HASHED)
+            judged = right(data, offload.parse(data)) is not None if first else True
+            if not verdicts[1] or (verdicts[0] and judged):
+                assert again & 1 == first
+            if again == 3:
+                ours, other = burst.frame(0), burst.frame(1)
+                if verdicts[0] and not verdicts[1]:
+                    ours["flags"] &= ~(L4_GOOD | L4_BAD)
+                assert ours == other
+
+
+FORMATS = {"legacy": 1, "flex": 2, "ovs": 22}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_descriptors_say_what_the_frames_are(kind: str, name: str) -> None:
+    source = random.Random(name)
+    for _ in range(60):
+        burst, _ = plain()
+        mask = source.choice([0xFFFF_FFFF, 0xFF, source.getrandbits(32) | 1])
+        numbers = [i for i in range(32) if mask >> i & 1]
+        count = source.randint(1, len(numbers))
+        sizes = source.choice([[64], [64, 60, 128]])
+        seen = [0, MULTICAST, MULTICAST | BROADCAST, HASHED, _probe.IPV4, _probe.IP_BAD | L4_BAD]
+        frames = {}
+        for i in numbers:
+            flags = source.choice(seen[: source.choice([1, 6])])
+            frames[i] = (
+                source.randbytes(source.choice(sizes)),
+                flags,
+                source.getrandbits(32),
+                source.choice([1, 24, 26]),
+            )
+            burst.set(i, *frames[i])
+        back = burst.back(FORMATS[name], mask, count)
+        for n, i in enumerate(numbers[:count]):
+            data, flags, number, ptype = frames[i]
+            words = np.frombuffer(back[32 * n : 32 * n + 32], np.uint64)
+            assert [int(word) for word in words] == descriptor(
+                name, len(data), flags, number, ptype
+            )
+        assert back[32 * count :] in (b"", b"\xa5" * 32)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("flags", [0, HASHED, HASHED | _probe.IPV4 | L4_GOOD])
+def test_descriptors_of_one_kind_differ_in_their_hash(kind: str, name: str, flags: int) -> None:
+    source = random.Random(name)
+    for _ in range(30):
+        burst, _ = plain()
+        first = source.randrange(32)
+        count, size = source.randint(1, 32 - first), source.randint(14, HEAD)
+        ptype = source.choice([1, 24, 26])
+        hashes = [source.getrandbits(32) for _ in range(count)]
+        for i, number in enumerate(hashes):
+            burst.set(first + i, bytes(size), flags, number, ptype)
+        back = burst.back_alike(FORMATS[name], first, count)
+        words = np.frombuffer(back[: 32 * count], np.uint64).reshape(count, 4)
+        assert words.tolist() == [descriptor(name, size, flags, n, ptype) for n in hashes]
+        assert back[32 * count :] in (b"", b"\xa5" * 32)
+
+
+def descriptor(name: str, size: int, flags: int, number: int, ptype: int) -> list[int]:
+    """A descriptor of one buffer as the data sheet has it, in four words."""
+    cast = {0: 0, MULTICAST: 1, MULTICAST | BROADCAST: 2}[flags & (MULTICAST | BROADCAST)]
+    ip, hashed = bool(flags & _probe.IPV4), bool(flags & HASHED)
+    ip_bad, l4_bad = bool(flags & _probe.IP_BAD), bool(flags & L4_BAD)
+    if name == "legacy":
+        status = 0x3 | ip << 3 | cast << 9 | (0x3000 if hashed else 0) | ip_bad << 22 | l4_bad << 23
+        return [number << 32, status | ptype << 30 | size << 38, 0, 0]
+    status = 0x3 | ip << 3 | ip_bad << 4 | l4_bad << 5 | hashed << 12
+    hashes = [number, 0xFFFF_FFFF] if name == "flex" else [0xFFFF_FFFF, number]
+    first = FORMATS[name] | cast << 14 | ptype << 16 | size << 32
+    return [first, status | hashes[0] << 32, 0, hashes[1]]

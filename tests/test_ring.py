@@ -15,6 +15,7 @@ from emuiavf.emudev.info import RssConfig, RxFilter, RxQueueConfig, TxQueueConfi
 from emuiavf.errors import MemoryFault, StateError
 from tests import rings
 from tests.rings import DYN_CTLN, QRX_TAIL, SIZE, STALE, Driver, signalled
+from tests.wire import joined
 
 MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 IIPT4_CSUM, L4T_TCP, L4T_UDP = 0x60, 0x100, 0x300
@@ -490,6 +491,22 @@ def test_interrupt_software_trigger_fires():
         assert deadline
 
 
+def test_trigger_of_a_vector_without_an_eventfd_is_forgotten():
+    """Also when a worker looks at all vectors later, as another one has something to announce."""
+    engine, _a, b = rig()
+    event = b.vector()
+    b.vf.set_eventfd(1, -1)
+    b.vf.write_dyn_ctl(1, 0x1 | 0x4 | 0x18)
+    b.vf.set_eventfd(1, event)
+    other = b.vector(0, rx=0, tx=0)
+    b.vf.raise_vector(0)
+    engine.step(3)
+    assert (signalled(event), signalled(other)) == (0, 0)
+    b.vf.write_dyn_ctl(0, 0x19)
+    engine.step(3)
+    assert (signalled(event), signalled(other)) == (0, 1)
+
+
 def test_interrupt_waits_for_its_interval():
     engine, a, b = rig()
     event = b.vector()
@@ -753,14 +770,7 @@ def test_rows_of_the_wrong_shape_are_refused():
 
 
 def test_switch_replicates_and_learns_nothing_from_strangers():
-    engine = Engine()
-    drivers = [Driver(str(i)) for i in range(3)]
-    for i, driver in enumerate(drivers):
-        driver.vf.set_filter(RxFilter(frozenset({bytes([2, 0, 0, 0, 0, i])})))
-        driver.enable()
-        engine.add(driver.vf)
-        driver.post(8)
-    engine.connect(*[d.vf for d in drivers])
+    engine, drivers = joined(3, buffers=8)
     for dst in (bytes([2, 0, 0, 0, 0, 1]), b"\xff" * 6, bytes([2, 0, 0, 0, 0, 9])):
         drivers[0].send(dst + frame(64)[6:])
     engine.step()

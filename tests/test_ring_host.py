@@ -5,9 +5,8 @@ import time
 import pytest
 
 from emuiavf.datapath.engine import Engine
-from emuiavf.emudev.info import RxFilter
 from tests.rings import DYN_CTLN, Driver, signalled
-from tests.wire import DISCARDS, MS, TX_PACKETS, Wire, frame, mac
+from tests.wire import DISCARDS, MS, TX_PACKETS, Wire, frame, joined, mac
 
 TXD_TSO_TCP4 = 0x100 | 0x60
 
@@ -145,14 +144,8 @@ def test_who_sends_less_than_the_limit_notices_nothing() -> None:
 # Faults
 
 
-def pair(**kwargs: int) -> tuple[Engine, Driver, Driver]:
-    engine = Engine(hold_s=1000.0)
-    drivers = Driver("a", **kwargs), Driver("b", **kwargs)
-    for number, driver in enumerate(drivers):
-        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
-        driver.enable()
-        engine.add(driver.vf)
-    engine.connect(*[driver.vf for driver in drivers])
+def pair() -> tuple[Engine, Driver, Driver]:
+    engine, drivers = joined(2, hold_s=1000.0)
     return engine, *drivers
 
 
@@ -187,14 +180,7 @@ def test_frame_that_finds_no_room_is_spoilt_when_it_does() -> None:
 
 
 def test_other_destinations_get_the_frame_as_it_was() -> None:
-    engine = Engine(hold_s=1000.0)
-    drivers = [Driver(str(number)) for number in range(4)]
-    for number, driver in enumerate(drivers):
-        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
-        driver.enable()
-        driver.post(4)
-        engine.add(driver.vf)
-    engine.connect(*[driver.vf for driver in drivers])
+    engine, drivers = joined(4, hold_s=1000.0, buffers=4)
     drivers[2].vf.corrupt_received(1)
     data = frame(b"\xff" * 6, 200)
     drivers[0].send(data)
@@ -246,14 +232,7 @@ def hidden(tunnel_len: int) -> tuple[bytes, bytes, dict[str, object]]:
 
 @pytest.mark.parametrize("tunnel_len", [8, 202])
 def test_a_spoilt_frame_keeps_the_lengths_that_were_asked_for(tunnel_len: int) -> None:
-    engine = Engine(hold_s=1000.0)
-    drivers = [Driver(str(number)) for number in range(3)]
-    for number, driver in enumerate(drivers):
-        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
-        driver.enable()
-        driver.post(4)
-        engine.add(driver.vf)
-    engine.connect(*[driver.vf for driver in drivers])
+    engine, drivers = joined(3, hold_s=1000.0, buffers=4)
     drivers[1].vf.corrupt_received(1)
     sent, right, request = hidden(tunnel_len)
     drivers[0].send(sent, **request)

@@ -1,4 +1,5 @@
-"""Two guests on one wire, by a clock of the test's own: one sends without end, one receives."""
+"""Guests that are joined; and two on one wire, by a clock of the test's own: one sends without end,
+one receives."""
 
 import time
 
@@ -16,6 +17,21 @@ def mac(number: int) -> bytes:
 
 def frame(dst: bytes, size: int) -> bytes:
     return dst + mac(0xAA) + b"\x08\x00" + bytes(size - 14)
+
+
+def joined(
+    count: int, hold_s: float = 10.0, buffers: int = 0, **kwargs: int
+) -> tuple[Engine, list[Driver]]:
+    """`count` guests with address mac(i), all rings enabled, `buffers` posted, connected."""
+    engine = Engine(hold_s=hold_s)
+    drivers = [Driver(str(number), **kwargs) for number in range(count)]
+    for number, driver in enumerate(drivers):
+        driver.vf.set_filter(RxFilter(frozenset({mac(number)})))
+        driver.enable()
+        driver.post(buffers)
+        engine.add(driver.vf)
+    engine.connect(*[driver.vf for driver in drivers])
+    return engine, drivers
 
 
 class Wire:

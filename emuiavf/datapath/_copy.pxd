@@ -15,6 +15,25 @@ cdef struct Gather:
 # At byte `offset` of the frame.
 cdef void gather_begin(Gather *gather, const Frame *frame, uint32_t offset) noexcept nogil
 
+
+cdef inline uint32_t gather_piece(Gather *gather, uint32_t most,
+                                  const uint8_t **at) noexcept nogil:
+    """The bytes that lie there in one piece, `most` of them or fewer; 0 at the frame's end."""
+    cdef uint32_t count
+    while gather.left == 0:
+        if gather.segs_left == 0:
+            return 0
+        gather.at = gather.segs.data
+        gather.left = gather.segs.len
+        gather.segs += 1
+        gather.segs_left -= 1
+    count = gather.left if gather.left < most else most
+    at[0] = gather.at
+    gather.at += count
+    gather.left -= count
+    return count
+
+
 # Copies the frame into the pieces `into` (together at least frame.len - strip bytes), leaving out
 # `strip` bytes behind the addresses.  Fills in the checksums that the sender asked for; else, with
 # `judge`, checks the L4 checksum on the way.

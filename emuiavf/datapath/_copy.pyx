@@ -69,20 +69,13 @@ cdef void gather_begin(Gather *gather, const Frame *frame, uint32_t offset) noex
 
 cdef void _gather_out(Gather *gather, Out *out, uint32_t count, Csum *csum) noexcept nogil:
     """Append `count` bytes (or what is left of the frame) to the pieces."""
+    cdef const uint8_t *at = NULL
     cdef uint32_t now
     while count:
-        if gather.left == 0:
-            if gather.segs_left == 0:
-                return
-            gather.at = gather.segs.data
-            gather.left = gather.segs.len
-            gather.segs += 1
-            gather.segs_left -= 1
-            continue
-        now = gather.left if gather.left < count else count
-        _out(out, gather.at, now, csum)
-        gather.at += now
-        gather.left -= now
+        now = gather_piece(gather, count, &at)
+        if now == 0:
+            return
+        _out(out, at, now, csum)
         count -= now
 
 

@@ -8,8 +8,13 @@ from emuiavf.datapath._frame cimport (
     FRAME_DROP, PUT_DROP, TX_DISCARDS, TX_FILTERED, TX_HELD, TX_STORM, Burst, RxFilterTable, Source,
 )
 from emuiavf.datapath._switch cimport (
-    SWITCH_MEMBERS, filter_accepts, filter_accepts_all, filter_strips, put_untagged, switch_route,
+    SWITCH_MEMBERS, filter_accepts, filter_accepts_all, filter_by_address, filter_strips,
+    put_untagged, switch_route, switch_treats_alike,
 )
+
+
+cdef extern from *:
+    bint likely(bint condition) noexcept nogil
 
 
 # So long the next room of a member is kept for who waits for it; a worker that serves the others
@@ -23,6 +28,11 @@ cdef inline uint32_t _accepted(const RxFilterTable *table, const Burst *burst, i
     """The frames that the table lets pass, and those that it does not: none of them dropped."""
     cdef uint32_t mask = 0
     cdef int i
+    if likely(burst.alike and filter_by_address(table)):
+        if table == NULL or filter_accepts(table, &burst.frames[0]):
+            return low_bits(count)
+        filtered[0] = low_bits(count)
+        return 0
     if filter_accepts_all(table, burst.frames, count):
         return low_bits(count)
     for i in range(count):
@@ -81,15 +91,13 @@ cdef uint64_t _not_kept(Route *route, const uint32_t *masks, uint64_t touched,
     return touched
 
 
-cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
-    """Switch: one mask of frames per destination touched; nothing is held."""
-    cdef uint32_t masks[SWITCH_MEMBERS]
+cdef uint64_t _route_each(Route *route, Burst *burst, int count, uint32_t now_s,
+                          uint32_t *masks) noexcept nogil:
+    """The members that frames go to, and in `masks` which ones go to each of them."""
     cdef uint64_t touched = 0, to
-    cdef uint32_t bit, served = 0, cursor = burst.frames[0].cursor, flood = 0, now_s = 0
     cdef uint64_t storm_ns = route.many.storm_ns
+    cdef uint32_t bit, flood = 0
     cdef int i, member
-    if route.many.fdb != NULL:
-        now_s = <uint32_t>(burst.now_ns // SECOND_NS)
     for i in range(count):
         if burst.frames[i].flags & FRAME_DROP:
             continue
@@ -109,6 +117,24 @@ cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
                 touched |= <uint64_t>1 << member
                 masks[member] = 0
             masks[member] |= bit
+    return touched
+
+
+cdef void deliver_many(Route *route, Burst *burst, int count) noexcept nogil:
+    """Switch: one mask of frames per destination touched; nothing is held."""
+    cdef uint32_t masks[SWITCH_MEMBERS]
+    cdef uint64_t touched = 0
+    cdef uint32_t served = 0, cursor = burst.frames[0].cursor, flood = 0, now_s = 0
+    cdef int member
+    if route.many.fdb != NULL:
+        now_s = <uint32_t>(burst.now_ns // SECOND_NS)
+    if burst.alike and switch_treats_alike(route.many, route.source.member):
+        touched = switch_route(route.many, &burst.frames[0], route.source.member, now_s, &flood)
+    # One destination, and a burst that no limit of floods has to be asked about.
+    if likely(touched and touched & (touched - 1) == 0):
+        masks[lowest_bit64(touched)] = low_bits(count)
+    else:
+        touched = _route_each(route, burst, count, now_s, masks)
     if route.many.promises:
         touched = _not_kept(route, masks, touched, burst.now_ns)
     while touched:

@@ -121,6 +121,7 @@ cdef extern from "frame.h" nogil:
         Segment segs[768]
         uint32_t num_segs
         uint32_t whole
+        uint64_t alike
         uint64_t now_ns
 
     ctypedef struct Source:

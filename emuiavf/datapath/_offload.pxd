@@ -112,5 +112,6 @@ cdef int frame_check_tso(const Frame *frame) noexcept nogil
 cdef void frame_settle(Frame *frame, bint judge) noexcept nogil
 
 # Parses the frames of `mask`; hashes them when `hena` is not 0; settles those that can be.
-cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
-                      bint judge) noexcept nogil
+# Returns the kind (frame_kind) that all of them have now, and the same type, without any tag; or 0.
+cdef uint64_t burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
+                          bint judge) noexcept nogil

@@ -8,7 +8,7 @@ Packet types: Intel's table, where IPv4 is 22 + kind and IPv6 is 88 + kind.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from emuiavf._bits cimport lowest_bit
 from emuiavf.datapath._frame cimport (
-    BURST_FRAMES, ETHER_VLAN, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT,
+    ETHER_VLAN, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_FRAGMENT,
     FRAME_HASHED, FRAME_IPV4, FRAME_IPV6, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_MAX_LEN,
     FRAME_PARSED, FRAME_TAGGED, FRAME_TUNNEL, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame,
 )
@@ -20,11 +20,15 @@ from emuiavf.datapath._walk cimport (
 
 cdef extern from "judge.h" nogil:
     enum:
-        PLAIN_L4
         FRAME_ASKED
         FRAME_FOUND
+    ctypedef struct PlainWish:
+        const ToeplitzKey *key
+        uint32_t hashed
+        uint32_t verdict
     bint plain_parse(Frame *frame) noexcept
-    uint32_t plain_judge(Burst *burst, uint32_t mask, bint verdict) noexcept
+    uint32_t plain_judge(Burst *burst, uint32_t mask, const PlainWish *wish,
+                         uint64_t *kind) noexcept
 
 
 cdef enum:
@@ -193,8 +197,9 @@ cdef inline int l4_range(const Frame *frame, uint32_t *start, uint32_t *end,
     if unlikely(size < L4_MIN[proto]):
         return 0
     if proto == L4_UDP:
-        # A checksum of 0 says that there is none (RFC 768); IPv6 has no such case (RFC 8200, 8.1).
-        if not asked and flags & FRAME_IPV4 and load_u16(ip + frame.l3_len + 6) == 0:
+        # A checksum of 0 says that there is none (RFC 768), over IPv6 where two ends have agreed on
+        # that (RFC 6936): tunnels.  Whether they have is theirs to know.
+        if not asked and load_u16(ip + frame.l3_len + 6) == 0:
             return 0
         room = load_be16(ip + frame.l3_len + 4)
         if likely(room >= 8 and room <= size):
@@ -317,36 +322,17 @@ cdef void frame_settle(Frame *frame, bint judge) noexcept nogil:
     settle(frame, judge)
 
 
-cdef void hash_plain(Burst *burst, uint32_t mask, const ToeplitzKey *key,
-                     uint64_t hena) noexcept nogil:
-    """Hash plain frames, whose addresses and ports lie side by side."""
-    cdef const uint8_t *flows[BURST_FRAMES]
-    cdef Frame *hashed[BURST_FRAMES]
-    cdef uint32_t hashes[BURST_FRAMES]
-    cdef uint32_t i, num = 0
-    # By Frame.l4_proto.
-    cdef uint32_t[4] wanted = [
-        0, (hena & KIND_HENA[<int>KIND_TCP]) != 0, 0, (hena & KIND_HENA[<int>KIND_UDP]) != 0]
-    while mask:
-        hashed[num] = &burst.frames[lowest_bit(mask)]
-        mask &= mask - 1
-        flows[num] = hashed[num].head + PLAIN_L4 - 8
-        num += wanted[hashed[num].l4_proto & 3]
-    if num:
-        toeplitz_flows(key, flows, num, hashes)
-    for i in range(num):
-        hashed[i].hash = hashes[i]
-        hashed[i].flags |= FRAME_HASHED
-
-
-cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
-                      bint judge) noexcept nogil:
+cdef uint64_t burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint64_t hena,
+                          bint judge) noexcept nogil:
     """See _offload.pxd.  Those that are most frames are done together."""
     cdef Frame *frame
-    cdef uint32_t plain = plain_judge(burst, mask, judge)
-    if hena and plain:
-        hash_plain(burst, plain, key, hena)
-    mask &= ~plain
+    cdef PlainWish wish = PlainWish(key, 0, judge)
+    cdef uint64_t kind
+    if hena & KIND_HENA[<int>KIND_UDP]:
+        wish.hashed |= 1 << <int>L4_UDP
+    if hena & KIND_HENA[<int>KIND_TCP]:
+        wish.hashed |= 1 << <int>L4_TCP
+    mask &= ~plain_judge(burst, mask, &wish, &kind)
     while unlikely(mask):
         frame = &burst.frames[lowest_bit(mask)]
         mask &= mask - 1
@@ -359,3 +345,4 @@ cdef void burst_judge(Burst *burst, uint32_t mask, const ToeplitzKey *key, uint6
             hash_of(frame, key, hena)
         if frame.num_segs == 0 and not frame.flags & (FRAME_ASK_TSO | FRAME_TUNNEL):
             settle(frame, judge)
+    return kind

@@ -68,8 +68,10 @@ cdef extern from "filter.h" nogil:
     uint32_t mac_slot(uint64_t mac, uint32_t mask) noexcept
     int frame_vlan_id(const Frame *frame) noexcept
     int filter_accepts(const RxFilterTable *filter, const Frame *frame) noexcept
+    bint filter_by_address(const RxFilterTable *filter) noexcept
     int filter_accepts_all(const RxFilterTable *filter, const Frame *frames, int count) noexcept
     int filter_strips(const RxFilterTable *filter) noexcept
+    bint switch_treats_alike(const Switch *table, uint32_t member) noexcept
     uint64_t switch_route(const Switch *table, const Frame *frame, uint32_t member,
                           uint32_t now_s, uint32_t *flood) noexcept
 

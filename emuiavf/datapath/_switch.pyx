@@ -18,6 +18,7 @@ from emuiavf.emudev.info import RxFilter, vlan_tag
 from emuiavf.policy import TPID_8021Q
 
 MAX_MEMBERS = SWITCH_MEMBERS
+FDB_PLACES = FDB_BUCKETS * FDB_WAYS
 
 
 cdef uint64_t mac_number(bytes mac) except? 0:
@@ -120,6 +121,13 @@ def is_way_out(Endpoint endpoint) -> bool:
     return endpoint.rx_filter is None and endpoint.policy is None and endpoint.sink != NULL
 
 
+def addresses_of(Endpoint endpoint) -> list[bytes]:
+    """The addresses that a switch gives this member frames for, whatever was learned; in order."""
+    if endpoint.sink == NULL or endpoint.rx_filter is None:
+        return []
+    return sorted(allowed(endpoint.rx_filter, endpoint.policy).macs)
+
+
 def is_promised(Endpoint endpoint) -> bool:
     """Has the host promised what it sends a share (min-rate)?"""
     return (endpoint.promise != NULL and endpoint.policy is not None
@@ -175,17 +183,41 @@ cdef class Learned:
 
     def entries(self, uint32_t now_s) -> list[tuple[bytes, int, int, int]]:
         """(address, VLAN or 0, member, seconds since it was seen) of all that are known."""
+        return self.page(now_s, 0, FDB_PLACES)[0]
+
+    def page(self, uint32_t now_s, int start,
+             int most) -> tuple[list[tuple[bytes, int, int, int]], int]:
+        """At most `most` of `entries` from place `start` of the table on, and the place to go on
+        from, 0 at its end."""
         cdef uint64_t key, seen
-        cdef int i
+        cdef uint32_t age
+        cdef int i, num = 0
         found = []
-        for i in range(FDB_BUCKETS * FDB_WAYS):
+        for i in range(start, FDB_BUCKETS * FDB_WAYS):
             key = load_acquire_u64(&self.fdb.buckets[i // FDB_WAYS].entries[i % FDB_WAYS].key)
             seen = load_acquire_u64(&self.fdb.buckets[i // FDB_WAYS].entries[i % FDB_WAYS].seen)
-            if key and fdb_age(seen, now_s) <= self.fdb.age_s:
-                mac = int(key & FRAME_BROADCAST_MAC).to_bytes(6, "little")
-                member = seen & ((1 << FDB_MEMBER_BITS) - 1)
-                found.append((mac, int(key >> 48), int(member), int(fdb_age(seen, now_s))))
-        return found
+            age = fdb_age(seen, now_s)
+            if key == 0 or age > self.fdb.age_s:
+                continue
+            if num == most:
+                return found, i
+            num += 1
+            mac = int(key & FRAME_BROADCAST_MAC).to_bytes(6, "little")
+            member = seen & ((1 << FDB_MEMBER_BITS) - 1)
+            found.append((mac, int(key >> 48), int(member), int(age)))
+        return found, 0
+
+    def count(self, uint32_t now_s) -> int:
+        """How many `entries` there are."""
+        cdef FdbEntry *entry
+        cdef int i, num = 0
+        with nogil:
+            for i in range(FDB_BUCKETS * FDB_WAYS):
+                entry = &self.fdb.buckets[i // FDB_WAYS].entries[i % FDB_WAYS]
+                if (load_relaxed_u64(&entry.key) != 0
+                        and fdb_age(load_relaxed_u64(&entry.seen), now_s) <= self.fdb.age_s):
+                    num += 1
+        return num
 
     @property
     def evicted(self) -> int:

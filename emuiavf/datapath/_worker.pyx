@@ -19,6 +19,9 @@ from emuiavf.datapath._bucket cimport BUCKET_DEPTH_NS, bucket_pay, bucket_saved
 from emuiavf.datapath._deliver cimport Route, deliver_many, deliver_one
 from emuiavf.datapath._endpoint cimport Endpoint, SourceRef
 from emuiavf.datapath._frame cimport TX_BYTES, TX_ERRORS, TX_SPOOFED, Burst, Poller
+from emuiavf.datapath._nap cimport (
+    NAP_DEVICE_PPM, Nap, nap_break, nap_clock, nap_init, nap_longest, nap_look, nap_next,
+)
 from emuiavf.datapath._promise cimport deliver_promised
 from emuiavf.datapath._switch cimport (
     GuardTable, Learned, Switch, guard_done, guard_take, switch_build, switch_free,
@@ -43,26 +46,21 @@ cdef extern from "wait.h" nogil:
     enum:
         POLLIN
     uint64_t monotonic_ns() noexcept
+    uint64_t cpu_ticks() noexcept
+    uint64_t thread_cpu_ns() noexcept
     void futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns) noexcept
     void futex_wake(uint32_t *word) noexcept
     void short_slice(uint64_t slice_ns) noexcept
     void exact_sleeps() noexcept
     void event_signal(int fd) noexcept
     void event_clear(int fd) noexcept
-    void poll_ns(PollFd *fds, uint32_t count, uint64_t timeout_ns) noexcept
+    int poll_ns(PollFd *fds, uint32_t count, uint64_t timeout_ns) noexcept
 
 
 # How long a 1:1 connection waits for room before it drops (design 4, back-pressure).
 cdef uint64_t HOLD_NS = 1_000_000
-# An idle adaptive worker spins this long, then sleeps a growing part of the time it has been idle:
-# an answer to a ping waits little, an idle guest costs little (bench_loop and the VM idle test).
-# Shorter sleeps make smaller bursts and take the CPU from the guest more often: with 5 us, where
-# guest and worker share two cores, iperf3 to the host was a fifth slower than with 100 us, and ping
-# no quicker (tests/vm/test_speed.py).
+# An idle adaptive worker spins this long, then sleeps (include/nap.h).
 cdef uint64_t SPIN_NS = 20_000
-cdef uint64_t SLEEP_SHARE = 64
-cdef uint64_t SLEEP_MIN_NS = 100_000
-cdef uint64_t SLEEP_MAX_NS = 2_000_000
 cdef uint64_t HELD_SLEEP_NS = 50_000
 # A worker that never sleeps offers its CPU this often: a control thread that woke on the same CPU
 # would else wait for the scheduler's tick, and with more than one worker for several
@@ -75,6 +73,8 @@ cdef uint64_t GRACE_SPIN_NS = 10_000
 # what goes to all others.
 cdef uint64_t UNMET_NS = BUCKET_DEPTH_NS
 cdef uint64_t SECOND_NS = 1_000_000_000
+# A worker that moves frames reads the clock this often: 2 to 4 us.
+cdef uint64_t CLOCK_TICKS = 8192
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 cdef enum:
@@ -93,6 +93,7 @@ cdef struct Plan:
     uint32_t num_pollers
     uint32_t num_fds
     uint32_t polled    # some source can only be found by looking
+    uint32_t idle_ppm  # what looking may cost, of a core
     uint32_t promises  # some source is promised a share
 
 
@@ -107,6 +108,7 @@ cdef struct WorkerState:
     uint32_t grace_wanted
     uint32_t grace_done
     uint32_t awaited      # control sleeps until grace_done changes
+    Nap nap
     uint64_t hold_ns
     uint64_t due_ns       # when the first source that holds frames back may send, this turn
     uint64_t turns
@@ -121,6 +123,7 @@ cdef inline int _serve(WorkerState *w, Route *route, uint64_t now, bint promised
     cdef uint32_t spoofed = 0
     cdef int count, finished, seen = 0
     burst.whole = 0
+    burst.alike = 0
     count = route.source.take(route.source, burst)
     if count <= 0:
         if count < 0 and route.source.due_ns < w.due_ns:
@@ -128,6 +131,7 @@ cdef inline int _serve(WorkerState *w, Route *route, uint64_t now, bint promised
         return 0
     finished = count
     if route.guard != NULL:
+        burst.alike = 0
         spoofed = guard_take(route.guard, burst, count)
     if route.one != NULL:
         finished = deliver_one(route, burst, count, w.hold_ns)
@@ -225,10 +229,14 @@ cdef inline void _acknowledge(WorkerState *w) noexcept nogil:
             futex_wake(&w.grace_done)
 
 
-cdef void _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noexcept nogil:
-    """Sleep without a pointer into any table; control may free them meanwhile."""
+cdef bint _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noexcept nogil:
+    """Sleep without a pointer into any table; control may free them meanwhile.
+
+    Returns whether nothing ended it before its time.
+    """
     cdef PollFd fds[SLEEP_FDS]
     cdef uint32_t i, count = plan.num_fds if plan.num_fds < SLEEP_FDS else SLEEP_FDS
+    cdef bint lasted
     # A source whose frames are held stays readable: its fd would end every sleep at once.
     if held:
         count = 1
@@ -236,23 +244,28 @@ cdef void _sleep(WorkerState *w, Plan *plan, uint64_t timeout_ns, bint held) noe
         fds[i] = plan.fds[i]
     store_seq_u32(&w.quiescent, 1)
     _acknowledge(w)
-    poll_ns(fds, count, timeout_ns)
+    lasted = poll_ns(fds, count, timeout_ns)
     store_seq_u32(&w.quiescent, 0)
     # Control publishes, then looks at `quiescent`; we clear it, then look at what is published.
     fence_seq()
     if fds[0].revents:
         event_clear(w.wake_fd)
+    return lasted
 
 
 cdef void _run(WorkerState *w) noexcept nogil:
     cdef Plan *plan
     cdef uint64_t now = monotonic_ns(), last_work = now, last_yield = now, due, timeout
-    cdef int seen
+    cdef uint64_t longest, read_at = 0
+    cdef int seen = 0
     while not load_relaxed_u32(&w.stop):
         # Here, where no pointer of the last turn is in use any more, the plan's own included.
         _acknowledge(w)
         plan = <Plan *>load_acquire_ptr(<void **>&w.plan)
-        now = monotonic_ns()
+        # Busy turns take less than a microsecond, most of them.
+        if not seen & 1 or cpu_ticks() - read_at > CLOCK_TICKS:
+            now = monotonic_ns()
+            read_at = cpu_ticks()
         seen = _turn(w, plan, now)
         due = _poll(plan, now)
         if w.due_ns < due:
@@ -265,6 +278,7 @@ cdef void _run(WorkerState *w) noexcept nogil:
             last_work = now
             if w.napping:
                 store_seq_u32(&w.napping, 0)
+                nap_break(&w.nap)
             continue
         if not w.adaptive or now - last_work < SPIN_NS:
             cpu_pause()
@@ -274,16 +288,24 @@ cdef void _run(WorkerState *w) noexcept nogil:
             store_seq_u32(&w.napping, 1)
             fence_seq()
             continue
-        timeout = FOREVER
+        timeout = longest = FOREVER
         if plan.polled:
-            timeout = (now - last_work) / SLEEP_SHARE
-            timeout = SLEEP_MIN_NS if timeout < SLEEP_MIN_NS else timeout
-            timeout = SLEEP_MAX_NS if timeout > SLEEP_MAX_NS else timeout
+            longest = nap_longest(&w.nap, plan.idle_ppm)
+            timeout = nap_next(now - last_work, longest)
         if seen & 2 and timeout > HELD_SLEEP_NS:
             timeout = HELD_SLEEP_NS
         if due != FOREVER and (due <= now or timeout > due - now):
             timeout = due - now if due > now else 0
-        _sleep(w, plan, timeout, seen & 2)
+        # The longest sleeps are those that the measure is for, and the dearest: a CPU that has
+        # rested longer has more to do to wake up.
+        if timeout != longest or longest == FOREVER:
+            nap_break(&w.nap)
+        elif nap_look(&w.nap):
+            nap_clock(&w.nap, thread_cpu_ns())
+        if not _sleep(w, plan, timeout, seen & 2):
+            nap_break(&w.nap)
+        # It has offered its CPU.
+        last_yield = monotonic_ns()
         # napping stays set until there is work: a wake-up may always be written.
     store_seq_u32(&w.quiescent, 1)
     _acknowledge(w)
@@ -329,6 +351,7 @@ cdef class Worker:
         memset(self.state.burst, 0, sizeof(Burst))
         self.state.adaptive = adaptive
         self.state.hold_ns = hold_ns
+        nap_init(&self.state.nap)
         self.state.quiescent = 1
         self.state.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._kept = []
@@ -341,13 +364,14 @@ cdef class Worker:
         if self.state.wake_fd >= 0:
             os.close(self.state.wake_fd)
 
-    def publish(self, list routes, list endpoints) -> None:
+    def publish(self, list routes, list endpoints, double devices=0) -> None:
         """Show the worker what to serve from its next turn on.
 
         `routes`: (SourceRef, destination, guard, promised), the destination an Endpoint (1:1), a
         SwitchTable or None, the guard a GuardTable or None.  `endpoints`: those whose poller this
-        worker calls.  What the old plan used stays alive until `reclaim()`, which the caller calls
-        after a grace.
+        worker calls.  `devices`: of how many it pays for looks while they are idle, in parts where
+        others look too.  What the old plan used stays alive until `reclaim()`, which the caller
+        calls after a grace.
         """
         cdef Plan *plan = <Plan *>calloc(1, sizeof(Plan))
         cdef SourceRef ref
@@ -364,6 +388,7 @@ cdef class Worker:
         plan.fds[0].fd = self.state.wake_fd
         plan.fds[0].events = POLLIN
         plan.num_fds = 1
+        plan.idle_ppm = <uint32_t>(devices * NAP_DEVICE_PPM)
         for ref, destination, guard, promised in routes:
             route = &plan.routes[plan.num_routes]
             plan.num_routes += 1
@@ -476,6 +501,11 @@ cdef class Worker:
     @property
     def turns(self) -> int:
         return self.state.turns
+
+    @property
+    def idle_ppm(self) -> int:
+        """What its looks may cost while there is nothing to do, in millionths of a core."""
+        return self.state.plan.idle_ppm
 
     @property
     def graces(self) -> int:

@@ -9,7 +9,7 @@ Everything here is called from the control thread.
 import os
 import signal
 import threading
-import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +23,15 @@ from emuiavf.datapath._switch import (
     is_way_out,
 )
 from emuiavf.datapath._worker import SwitchTable, Worker
+from emuiavf.datapath.switches import (
+    Station,
+    SwitchConf,
+    SwitchView,
+    learned_of,
+    now_s,
+    page,
+    view,
+)
 from emuiavf.errors import ConfigError, StateError
 from emuiavf.policy import VfPolicy
 
@@ -32,29 +41,6 @@ Route = tuple[SourceRef, Endpoint | SwitchTable | None, GuardTable | None, bool]
 
 IDLE_POLICIES = ("busy", "adaptive")
 MAX_VLAN = 4094
-
-
-@dataclass(frozen=True)
-class SwitchConf:
-    """How a switch behaves.
-
-    `age`: seconds after which an address behind a port that was not seen is forgotten.  `storm`:
-    frames per second that each source may flood (groups, and addresses nobody has seen) to more
-    than one member, 0 for no limit; so a loop between two ports costs no more than that.
-    """
-
-    age: int = 300
-    storm: int = 100_000
-
-
-@dataclass(frozen=True)
-class Station:
-    """An address behind a port of a switch; `vlan` 0 is none, `age` in seconds."""
-
-    mac: bytes
-    vlan: int
-    port: str
-    age: int
 
 
 @dataclass(eq=False)
@@ -75,6 +61,13 @@ class _Connection:
 
     def __iter__(self) -> Iterator[Endpoint]:
         return (member for member in self.members if member is not None)
+
+
+def _looks(routes: Iterable[Route], pollers: Iterable[Endpoint]) -> Counter[Endpoint]:
+    """How many things there are to look at, even while idle, by endpoint."""
+    owners = [route[0].owner for route in routes]
+    looked_at = [*owners, *pollers]
+    return Counter(e for e in looked_at if isinstance(e, Endpoint) and e.polled)
 
 
 class Engine:
@@ -105,7 +98,9 @@ class Engine:
         self._endpoints: list[Endpoint] = []
         self._connections: list[_Connection] = []
         self._switches: dict[str, _Connection] = {}
-        self._shown: list[tuple[list[Route], list[Endpoint]]] = [([], []) for _ in self._workers]
+        self._shown: list[tuple[list[Route], list[Endpoint], float]] = [
+            ([], [], 0.0) for _ in self._workers
+        ]
         self._joined = 0
         # Sources that were given to a worker; all others are spread.
         self._places: dict[tuple[Endpoint, int], int | None] = {}
@@ -190,15 +185,23 @@ class Engine:
         None where it has less than two ports: there is nothing to choose from then.
         """
         connection = self._switch(name)
-        if connection.learned is None:
-            return []
-        names = {n: member.name for n, member in enumerate(connection.members) if member}
-        now_s = time.monotonic_ns() // 1_000_000_000
+        return learned_of(connection.members, connection.learned)[0]
+
+    def switches(self) -> list[SwitchView]:
+        """All switches; one that has no name is called by those of its members, with commas."""
         return [
-            Station(mac, vlan, names[number], age)
-            for mac, vlan, number, age in connection.learned.entries(now_s)
-            if number in names
+            view(name, one.switch, one.members, one.learned)
+            for name, one in self._all_switches().items()
+            if one.switch is not None
         ]
+
+    def fdb(self, name: str, start: int, most: int) -> tuple[list[Station], int]:
+        """What one of `switches` sends where: `most` addresses at most, from place `start` on, and
+        the place to go on from, 0 at the end."""
+        known = self._all_switches()
+        if name not in known:
+            raise ConfigError(f"no switch {name[:64]!r}; there are {', '.join(known) or 'none'}")
+        return page(known[name].members, known[name].learned, start, most)
 
     def learn(self, name: str, port: Endpoint, macs: Iterable[bytes], vlan: int = 0) -> None:
         """Know addresses behind a port of the switch `name` as if they had sent from there now."""
@@ -207,9 +210,16 @@ class Engine:
             raise StateError(f"{port.name}: no member of {name}")
         if connection.learned is None:
             return
-        now_s = time.monotonic_ns() // 1_000_000_000
         for mac in macs:
-            connection.learned.learn(mac, vlan, connection.members.index(port), now_s)
+            connection.learned.learn(mac, vlan, connection.members.index(port), now_s())
+
+    def _all_switches(self) -> dict[str, _Connection]:
+        named = {id(connection): name for name, connection in self._switches.items()}
+        return {
+            named.get(id(one)) or ",".join(member.name for member in one): one
+            for one in self._connections
+            if one.switch is not None
+        }
 
     def _switch(self, name: str) -> _Connection:
         if name not in self._switches:
@@ -255,6 +265,8 @@ class Engine:
         """Lay these connections out anew; returns after the grace of all whom that concerns."""
         for connection in connections:
             connection.placed = self._lay_out(connection)
+        placed = [route for c in self._connections for _, route in c.placed]
+        looked_at = _looks(placed, self._endpoints)
         for number, worker in enumerate(self._workers):
             routes = [
                 route
@@ -263,9 +275,12 @@ class Engine:
                 if home == number
             ]
             pollers = [e for e in self._endpoints if self._home(e, 0) == number]
-            if (routes, pollers) != self._shown[number]:
-                self._shown[number] = (routes, pollers)
-                worker.publish(routes, pollers)
+            # A device that several workers look at is a part of one to each of them.
+            looks = _looks(routes, pollers)
+            devices = sum(count / looked_at[endpoint] for endpoint, count in looks.items())
+            if (routes, pollers, devices) != self._shown[number]:
+                self._shown[number] = (routes, pollers, devices)
+                worker.publish(routes, pollers, devices)
                 waited_for.add(number)
         self._wait(waited_for)
         for number in waited_for:

@@ -228,19 +228,22 @@ cdef inline uint32_t rx_frame(const RxState *ring) noexcept nogil:
 cdef void rx_rearm(RxState *ring, uint32_t at_least) noexcept nogil
 
 
-cdef class TxRing:
+cdef class Ring:
+    cdef object _ring
+    cdef object _buffers
+    cdef object _doorbell
+    cdef readonly int index
+    cdef readonly int ring_len
+    cdef readonly int buf_size
+    # Whether a doorbell is a store; if not, `tail` must be sent as a message.
+    cdef readonly bint mapped
+
+
+cdef class TxRing(Ring):
     cdef TxState state
-    cdef object _ring
-    cdef object _buffers
-    cdef object _doorbell
     cdef object _asked
-    cdef readonly int index
 
 
-cdef class RxRing:
+cdef class RxRing(Ring):
     cdef RxState state
-    cdef object _ring
-    cdef object _buffers
-    cdef object _doorbell
-    cdef readonly int index
     cdef readonly int rxdid

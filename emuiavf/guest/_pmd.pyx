@@ -35,23 +35,30 @@ cdef uint8_t *address_of(object view, uint64_t needed) except NULL:
     return address
 
 
-cdef check_ring(int ring_len, int buf_size):
-    if ring_len < 64 or ring_len > 8160 or ring_len % 32:
-        raise ValueError(f"ring_len={ring_len}: a multiple of 32 from 64 to 8160")
-    if buf_size < 128 or buf_size > 16256 or buf_size % 128:
-        raise ValueError(f"buf_size={buf_size}: a multiple of 128 from 128 to 16256")
+cdef class Ring:
+    """What a ring of either direction is laid into."""
+
+    def __init__(self, int index, object ring, object buffers, int ring_len, int buf_size,
+                 object doorbell):
+        if ring_len < 64 or ring_len > 8160 or ring_len % 32:
+            raise ValueError(f"ring_len={ring_len}: a multiple of 32 from 64 to 8160")
+        if buf_size < 128 or buf_size > 16256 or buf_size % 128:
+            raise ValueError(f"buf_size={buf_size}: a multiple of 128 from 128 to 16256")
+        self._ring, self._buffers, self._doorbell = ring.view, buffers.view, doorbell
+        self.index = index
+        self.ring_len = ring_len
+        self.buf_size = buf_size
+        self.mapped = doorbell is not None
 
 
-cdef class TxRing:
+cdef class TxRing(Ring):
     """One transmit ring.  `doorbell` is the mapped QTX_TAIL word, None when doorbells trap."""
 
     def __init__(self, int index, object ring, object buffers, int ring_len, int buf_size,
                  object doorbell=None):
-        check_ring(ring_len, buf_size)
+        super().__init__(index, ring, buffers, ring_len, buf_size, doorbell)
         cdef TxState *state = &self.state
         memset(state, 0, sizeof(TxState))
-        self.index = index
-        self._ring, self._buffers, self._doorbell = ring.view, buffers.view, doorbell
         self._asked = memoryview(bytearray(2 * ring_len))
         state.ring_len = ring_len
         state.buf_size = buf_size
@@ -61,7 +68,7 @@ cdef class TxRing:
         state.buffers = address_of(self._buffers, <uint64_t>ring_len * state.stride)
         state.asked = <uint16_t *>address_of(self._asked, 2 * ring_len)
         state.doorbell = &state.shadow
-        if doorbell is not None:
+        if self.mapped:
             state.doorbell = <uint32_t *>address_of(doorbell, 4)
         self.reset()
 
@@ -71,19 +78,6 @@ cdef class TxRing:
         memset(state.desc, 0, 16 * state.ring_len)
         state.next = state.clean = state.since_rs = state.asked_head = state.asked_tail = 0
         store_release_u32(state.doorbell, 0)
-
-    @property
-    def ring_len(self) -> int:
-        return self.state.ring_len
-
-    @property
-    def buf_size(self) -> int:
-        return self.state.buf_size
-
-    @property
-    def mapped(self) -> bool:
-        """Whether a doorbell is a store; if not, `tail` must be sent as a message."""
-        return self.state.doorbell != &self.state.shadow
 
     @property
     def tail(self) -> int:
@@ -172,7 +166,7 @@ cdef void rx_rearm(RxState *ring, uint32_t at_least) noexcept nogil:
     store_release_u32(ring.doorbell, slot)
 
 
-cdef class RxRing:
+cdef class RxRing(Ring):
     """One receive ring.  `doorbell` is the mapped QRX_TAIL word, None when doorbells trap.
 
     `rxdid` is the format of its writeback, see Rxdid; ValueError when it is none of them.
@@ -180,12 +174,10 @@ cdef class RxRing:
 
     def __init__(self, int index, object ring, object buffers, int ring_len, int buf_size,
                  object doorbell=None, int rxdid=Rxdid.LEGACY):
-        check_ring(ring_len, buf_size)
+        super().__init__(index, ring, buffers, ring_len, buf_size, doorbell)
         cdef RxState *state = &self.state
         memset(state, 0, sizeof(RxState))
-        self.index = index
         self.rxdid = Rxdid(rxdid)
-        self._ring, self._buffers, self._doorbell = ring.view, buffers.view, doorbell
         state.flexible = rxdid != Rxdid.LEGACY
         state.ring_len = ring_len
         state.buf_size = buf_size
@@ -194,7 +186,7 @@ cdef class RxRing:
         state.desc = <uint64_t *>address_of(self._ring, 32 * ring_len)
         state.buffers = address_of(self._buffers, <uint64_t>ring_len * state.stride)
         state.doorbell = &state.shadow
-        if doorbell is not None:
+        if self.mapped:
             state.doorbell = <uint32_t *>address_of(doorbell, 4)
         self.reset()
 
@@ -204,19 +196,6 @@ cdef class RxRing:
         memset(state.desc, 0, 32 * state.ring_len)
         state.next = state.tail = 0
         rx_rearm(state, 0)
-
-    @property
-    def ring_len(self) -> int:
-        return self.state.ring_len
-
-    @property
-    def buf_size(self) -> int:
-        return self.state.buf_size
-
-    @property
-    def mapped(self) -> bool:
-        """Whether a doorbell is a store; if not, `tail` must be sent as a message."""
-        return self.state.doorbell != &self.state.shadow
 
     @property
     def tail(self) -> int:

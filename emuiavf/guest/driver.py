@@ -13,7 +13,6 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from emuiavf._rxdid import Rxdid
@@ -300,12 +299,7 @@ class VfDriver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     # Inside

@@ -4,7 +4,6 @@ import fcntl
 import mmap
 import os
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 PAGE = 4096
@@ -73,10 +72,5 @@ class DmaMemory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()

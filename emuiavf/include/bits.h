@@ -19,6 +19,12 @@ static inline uint32_t first_bits(uint32_t word, uint32_t count)
         rest &= rest - 1;
     return word & ~rest;
 }
+// Whether the set bits, at least one, stand side by side.
+static inline int in_a_row(uint32_t word)
+{
+    uint32_t row = word >> lowest_bit(word);
+    return (row & (row + 1)) == 0;
+}
 static inline int count_bits(uint32_t word) { return __builtin_popcount(word); }
 
 static inline void prefetch_read(const void *p) { __builtin_prefetch(p, 0); }

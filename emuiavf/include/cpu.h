@@ -27,14 +27,14 @@ BODY void move_64(uint8_t *dst, const uint8_t *src)
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define TARGET_AVX2 __attribute__((target("avx2,bmi,bmi2")))
+#define TARGET_AVX2 __attribute__((target("avx2,bmi,bmi2,pclmul")))
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw")))
 
 static inline int cpu_has_avx2(void)
 {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2");
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("pclmul");
 }
 
 /* Only where it does not lower the clock: the CPUs that have VBMI2 (Ice Lake, Zen 4). */

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "cpu.h"
 #include "fdb.h"
 #include "frame.h"
 
@@ -112,8 +113,14 @@ static inline int filter_strips(const RxFilterTable *filter)
     return filter->flags & FILTER_PORT_VLAN;
 }
 
-/* The common burst, in a few instructions per frame: nothing dropped, and all for the one address or
- * nothing to ask (`filter` NULL).  0 when each frame has to be looked at. */
+/* Whether it looks at nothing but the destination; `filter` NULL takes everything. */
+static inline int filter_by_address(const RxFilterTable *filter)
+{
+    return filter == NULL || !(filter->flags & (FILTER_PRUNE_VLANS | FILTER_PORT_VLAN));
+}
+
+/* The common burst of frames that are not known to be alike, in a few instructions per frame: nothing
+ * dropped, and all for the one address or nothing to ask.  0 when each frame has to be looked at. */
 static inline int filter_accepts_all(const RxFilterTable *filter, const Frame *frames, int count)
 {
     uint64_t others = 0, own = filter ? filter->own : 0;
@@ -122,10 +129,8 @@ static inline int filter_accepts_all(const RxFilterTable *filter, const Frame *f
         others |= frames[i].dst_mac ^ own;
         flags |= frames[i].flags;
     }
-    if (flags & FRAME_DROP)
-        return 0;
-    return filter == NULL ||
-           (others == 0 && !(filter->flags & (FILTER_PRUNE_VLANS | FILTER_PORT_VLAN)));
+    return !(flags & FRAME_DROP) &&
+           (filter == NULL || (others == 0 && filter_by_address(filter)));
 }
 
 enum { SWITCH_MEMBERS = 64 };
@@ -163,13 +168,20 @@ static inline uint64_t switch_find(const Switch *table, uint64_t mac)
     }
 }
 
+/* Whether frames of this member for one address all go the same way: it is none of the ports, whose
+ * senders are looked at, and tags do not matter. */
+static inline int switch_treats_alike(const Switch *table, uint32_t from)
+{
+    return !(table->ports >> from & 1) && table->vlans == NULL && table->fdb == NULL;
+}
+
 /* The set of members that a frame goes to.
  *
  * Never its sender, and of what comes from a port never who has its source address: that one sent
  * it, and the network has reflected it.  `flood` is set when nobody in particular was meant.
  */
-static inline uint64_t switch_route(const Switch *table, const Frame *frame, uint32_t from,
-                                    uint32_t now_s, uint32_t *flood)
+BODY uint64_t switch_route(const Switch *table, const Frame *frame, uint32_t from, uint32_t now_s,
+                           uint32_t *flood)
 {
     uint64_t to, not_to = 1ull << from;
     int vlan = table->fdb != NULL ? frame_vlan_id(frame) : -1;

@@ -104,6 +104,34 @@ typedef struct Frame {
 
 _Static_assert(sizeof(Frame) == 64, "a Frame is one cache line");
 
+/* len, and above it flags. */
+static inline uint64_t frame_kind(const Frame *frame)
+{
+    uint64_t kind;
+    memcpy(&kind, &frame->len, 8);
+    return kind;
+}
+
+/* head_len, and above it num_segs. */
+static inline uint32_t frame_head_lens(const Frame *frame)
+{
+    uint32_t lens;
+    memcpy(&lens, &frame->head_len, 4);
+    return lens;
+}
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
+                   offsetof(Frame, flags) == offsetof(Frame, len) + 4 &&
+                   offsetof(Frame, num_segs) == offsetof(Frame, head_len) + 2,
+               "two fields each");
+
+/* The flags that follow from a destination address. */
+static inline uint32_t frame_cast(uint64_t dst_mac)
+{
+    if (!(dst_mac & 1))
+        return 0;
+    return dst_mac == FRAME_BROADCAST_MAC ? FRAME_MULTICAST | FRAME_BROADCAST : FRAME_MULTICAST;
+}
+
 /* Takes the destination address from the head, of which eight bytes can be read; returns the flags
  * that follow from it. */
 static inline uint32_t frame_take_dst(Frame *frame, const uint8_t *head)
@@ -111,22 +139,23 @@ static inline uint32_t frame_take_dst(Frame *frame, const uint8_t *head)
     uint64_t word;
     memcpy(&word, head, 8);
     frame->dst_mac = word & FRAME_BROADCAST_MAC;
-    if (!(word & 1))
-        return 0;
-    return frame->dst_mac == FRAME_BROADCAST_MAC ? FRAME_MULTICAST | FRAME_BROADCAST : FRAME_MULTICAST;
+    return frame_cast(frame->dst_mac);
 }
 
 /* A frame as its source finds it, of which nothing is known or asked: its first `len` bytes, or
- * FRAME_HEAD of them, are at `head`; the rest stands at `segs`, which the caller sets then.
+ * FRAME_HEAD of them, are at `head`, and `begin` is the first eight of these; the rest stands at
+ * `segs`, which the caller sets then.
  *
  * Stores of 8 bytes that also clear the fields behind the one that they set: half as many. */
-static inline void frame_begin(Frame *frame, uint8_t *head, uint32_t len, uint16_t next_slot)
+static inline __attribute__((always_inline)) void frame_begin(Frame *frame, uint8_t *head,
+                                                              uint32_t len, uint64_t next_slot,
+                                                              uint64_t begin, uint32_t cast)
 {
-    uint64_t lengths = len, none = 0, head_lens = len, rest = (uint64_t)next_slot << 32 | 1ull << 48;
-    uint32_t cast = frame_take_dst(frame, head);
+    uint64_t lengths = len, none = 0, head_lens = len, rest = next_slot << 32 | 1ull << 48;
     if (__builtin_expect(len > FRAME_HEAD, 0))
         head_lens = FRAME_HEAD | 1 << 16;
     frame->head = head;
+    frame->dst_mac = begin & FRAME_BROADCAST_MAC;
     memcpy(&frame->len, &lengths, 8);
     memcpy(&frame->hash, &none, 8);
     memcpy(&frame->head_len, &head_lens, 8);
@@ -134,10 +163,7 @@ static inline void frame_begin(Frame *frame, uint8_t *head, uint32_t len, uint16
     if (__builtin_expect(cast, 0))
         frame->flags = cast;
 }
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&
-                   offsetof(Frame, flags) == offsetof(Frame, len) + 4 &&
-                   offsetof(Frame, cursor) == offsetof(Frame, hash) + 4 &&
-                   offsetof(Frame, num_segs) == offsetof(Frame, head_len) + 2 &&
+_Static_assert(offsetof(Frame, cursor) == offsetof(Frame, hash) + 4 &&
                    offsetof(Frame, l3_len) == offsetof(Frame, head_len) + 6 &&
                    offsetof(Frame, next_slot) == offsetof(Frame, l4_len) + 4 &&
                    offsetof(Frame, ptype) == offsetof(Frame, l4_len) + 6 && L4_NONE == 0,
@@ -150,6 +176,11 @@ typedef struct Burst {
     uint32_t num_segs;
     uint32_t whole;     /* bit per frame known to lie in its head as a whole and to ask for nothing */
     uint64_t now_ns;    /* CLOCK_MONOTONIC at the start of the worker's turn */
+    /* Bytes of all frames as they were taken, when they are known to be unicast for one and the same
+     * address and none was dropped; else 0. */
+    uint64_t alike;
+    /* judge.h: what the frames of the last burst had in common. */
+    uint64_t judged[132] __attribute__((aligned(64)));
 } Burst;
 
 /* One place frames come from (one Tx ring, one TAP): owned by exactly one worker. */

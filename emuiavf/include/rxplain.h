@@ -14,8 +14,15 @@
 #include "mem.h"
 #include "writeback.h"
 
-/* Buffers of the descriptors at `desc`, asked for to be written; returns how many of `count` are
- * within reach before the first that is not. */
+/* Asks for the `count` descriptors at `desc`, which the driver has written, most likely on another
+ * core.  To be written: else each line would have to come from there a second time. */
+static inline void plain_expect(const uint8_t *desc, unsigned count)
+{
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < count; i += 64 / RX_DESC_SIZE)
+        prefetch_write(desc + (size_t)i * RX_DESC_SIZE);
+}
+
 BODY unsigned plain_buffers_scalar(const uint8_t *desc, unsigned at, unsigned count,
                                    const MemReach *reach, uint8_t **buffers)
 {
@@ -77,43 +84,228 @@ BODY void plain_copy_one(uint8_t *dst, const uint8_t *src, uint32_t len)
     }
 }
 
-/* The first `count` frames of `mask`, each wholly in its head, into their buffers.  Lists them with
- * their flags; returns the flags that any of them has, and adds to *bytes. */
-BODY uint32_t plain_copy_body(Burst *burst, uint32_t mask, unsigned count, uint8_t *const *buffers,
-                              Frame **frames, uint32_t *flags, uint64_t *bytes)
+/* Frames with a buffer each. */
+typedef struct PlainFrames {
+    Frame *frames[BURST_FRAMES];
+    uint64_t kinds[BURST_FRAMES]; /* len, and above it the flags with the verdicts found while copying */
+    uint64_t seen;                /* kinds, all of them together */
+    uint64_t bytes;
+} PlainFrames;
+
+/* The first `count` frames of `mask` into their buffers.  `row`: they are the first of the burst. */
+BODY void plain_copy_each(Burst *burst, uint32_t mask, int row, unsigned count,
+                          uint8_t *const *buffers, PlainFrames *plain)
 {
-    uint32_t seen = 0;
-    uint64_t total = 0;
-    for (unsigned i = 0; i < count; i++) {
-        Frame *frame = &burst->frames[lowest_bit(mask)];
-        mask &= mask - 1;
-        plain_copy_one(buffers[i], frame->head, frame->len);
-        frames[i] = frame;
-        flags[i] = frame->flags;
-        seen |= frame->flags;
-        total += frame->len;
+    uint64_t seen = 0, bytes = 0;
+    for (unsigned i = 0; i < count; i++, mask &= mask - 1) {
+        Frame *frame = &burst->frames[row ? (int)i : lowest_bit(mask)];
+        uint64_t kind = frame_kind(frame);
+        plain_copy_one(buffers[i], frame->head, (uint32_t)kind);
+        plain->frames[i] = frame;
+        plain->kinds[i] = kind;
+        seen |= kind;
+        bytes += (uint32_t)kind;
     }
-    *bytes += total;
-    return seen;
+    plain->seen = seen;
+    plain->bytes = bytes;
 }
 
-static uint32_t plain_copy_base(Burst *burst, uint32_t mask, unsigned count, uint8_t *const *buffers,
-                                Frame **frames, uint32_t *flags, uint64_t *bytes)
+BODY void plain_copy_body(Burst *burst, uint32_t mask, unsigned count, uint8_t *const *buffers,
+                          PlainFrames *plain)
 {
-    return plain_copy_body(burst, mask, count, buffers, frames, flags, bytes);
+    if (__builtin_expect((mask & (mask + 1)) == 0, 1))
+        plain_copy_each(burst, mask, 1, count, buffers, plain);
+    else
+        plain_copy_each(burst, mask, 0, count, buffers, plain);
+}
+static void plain_copy_base(Burst *burst, uint32_t mask, unsigned count, uint8_t *const *buffers,
+                            PlainFrames *plain)
+{
+    plain_copy_body(burst, mask, count, buffers, plain);
 }
 
+/* The same for frames of one length in a row. */
+BODY void plain_copy_row(const Frame *frames, unsigned count, uint32_t len, uint8_t *const *buffers)
+{
+    if (__builtin_expect(len - 32 <= 32, 1)) {
+        for (unsigned i = 0; i < count; i++) {
+            uint8_t *dst = buffers[i];
+            const uint8_t *src = frames[i].head;
+            move_32(dst, src);
+            move_32(dst + len - 32, src + len - 32);
+        }
+        return;
+    }
+    for (unsigned i = 0; i < count; i++)
+        plain_copy_one(buffers[i], frames[i].head, len);
+}
+
+static void plain_copy_alike_base(const Frame *frames, unsigned count, uint32_t len,
+                                  uint8_t *const *buffers)
+{
+    plain_copy_row(frames, count, len, buffers);
+}
+
+/* What the descriptor of a frame says, complete. */
+WRITEBACK_INLINE Writeback plain_writeback(uint32_t rxdid, const Frame *frame, uint64_t kind)
+{
+    uint32_t flags = (uint32_t)(kind >> 32);
+    Writeback base = writeback_base(rxdid, flags, flags, 0, 0);
+    Writeback made = writeback_of(rxdid, &base, frame, 0, 0);
+    writeback_end(rxdid, &made, (uint32_t)kind, 1);
+    return made;
+}
+
+WRITEBACK_INLINE void plain_back_scalar(uint32_t rxdid, uint64_t *desc, const PlainFrames *plain,
+                                        unsigned count)
+{
+    uint32_t last = (uint32_t)(plain->kinds[0] >> 32);
+    Writeback base = writeback_base(rxdid, last, last, 0, 0), made;
+    for (unsigned i = 0; i < count; i++, desc += RX_DESC_SIZE / 8) {
+        if (__builtin_expect(plain->kinds[i] >> 32 != last, 0)) {
+            last = (uint32_t)(plain->kinds[i] >> 32);
+            base = writeback_base(rxdid, last, last, 0, 0);
+        }
+        made = writeback_of(rxdid, &base, plain->frames[i], 0, 0);
+        writeback_store(rxdid, desc, &made, (uint32_t)plain->kinds[i], 1);
+    }
+}
+
+static void plain_back_base(uint32_t rxdid, uint8_t *desc, const PlainFrames *plain, unsigned count)
+{
+    if (rxdid == RXDID_LEGACY)
+        plain_back_scalar(RXDID_LEGACY, (uint64_t *)desc, plain, count);
+    else if (rxdid == RXDID_FLEX_OVS)
+        plain_back_scalar(RXDID_FLEX_OVS, (uint64_t *)desc, plain, count);
+    else
+        plain_back_scalar(RXDID_FLEX_NIC, (uint64_t *)desc, plain, count);
+}
+
+WRITEBACK_INLINE void plain_back_row(uint32_t rxdid, uint64_t *desc, const Frame *frames,
+                                     unsigned count, uint64_t kind)
+{
+    for (unsigned i = 0; i < count; i++, desc += RX_DESC_SIZE / 8) {
+        Writeback made = plain_writeback(rxdid, &frames[i], kind);
+        writeback_put(desc, &made);
+    }
+}
+
+static void plain_back_alike_base(uint32_t rxdid, uint8_t *desc, const Frame *frames,
+                                  unsigned count, uint64_t kind)
+{
+    if (rxdid == RXDID_LEGACY)
+        plain_back_row(RXDID_LEGACY, (uint64_t *)desc, frames, count, kind);
+    else if (rxdid == RXDID_FLEX_OVS)
+        plain_back_row(RXDID_FLEX_OVS, (uint64_t *)desc, frames, count, kind);
+    else
+        plain_back_row(RXDID_FLEX_NIC, (uint64_t *)desc, frames, count, kind);
+}
+
+/* Buffers of the `count` descriptors at `desc`, asked for to be written; returns how many are within
+ * reach before the first that is not. */
 static unsigned (*plain_buffers)(const uint8_t *desc, unsigned count, const MemReach *reach,
                                  uint8_t **buffers) = plain_buffers_base;
-static uint32_t (*plain_copy)(Burst *burst, uint32_t mask, unsigned count, uint8_t *const *buffers,
-                              Frame **frames, uint32_t *flags, uint64_t *bytes) = plain_copy_base;
+/* The first `count` frames of `mask`, each wholly in its head, into their buffers. */
+static void (*plain_copy)(Burst *burst, uint32_t mask, unsigned count, uint8_t *const *buffers,
+                          PlainFrames *plain) = plain_copy_base;
+/* Hands over the descriptors from `desc` on, of the formats LEGACY, FLEX_NIC and FLEX_OVS. */
+static void (*plain_back)(uint32_t rxdid, uint8_t *desc, const PlainFrames *plain,
+                          unsigned count) = plain_back_base;
+/* Both for frames in a row that have one length, or one kind (frame_kind) and type. */
+static void (*plain_copy_alike)(const Frame *frames, unsigned count, uint32_t len,
+                                uint8_t *const *buffers) = plain_copy_alike_base;
+static void (*plain_back_alike)(uint32_t rxdid, uint8_t *desc, const Frame *frames, unsigned count,
+                                uint64_t kind) = plain_back_alike_base;
 
 #if defined(__x86_64__)
-TARGET_AVX2 static uint32_t plain_copy_avx2(Burst *burst, uint32_t mask, unsigned count,
-                                            uint8_t *const *buffers, Frame **frames,
-                                            uint32_t *flags, uint64_t *bytes)
+TARGET_AVX2 static void plain_copy_avx2(Burst *burst, uint32_t mask, unsigned count,
+                                        uint8_t *const *buffers, PlainFrames *plain)
 {
-    return plain_copy_body(burst, mask, count, buffers, frames, flags, bytes);
+    plain_copy_body(burst, mask, count, buffers, plain);
+}
+
+TARGET_AVX2 static void plain_copy_alike_avx2(const Frame *frames, unsigned count, uint32_t len,
+                                              uint8_t *const *buffers)
+{
+    plain_copy_row(frames, count, len, buffers);
+}
+
+/* Descriptors of frames of one kind and type, which differ in their hash only: one of the lanes. */
+typedef struct PlainLanes {
+    __m128i low, high;
+} PlainLanes;
+
+WRITEBACK_INLINE PlainLanes plain_lanes(uint32_t rxdid, const Frame *frame, uint64_t kind)
+{
+    Writeback made = plain_writeback(rxdid, frame, kind);
+    return (PlainLanes){_mm_loadu_si128((const __m128i *)made.qword),
+                        _mm_loadu_si128((const __m128i *)made.qword + 1)};
+}
+
+/* Two stores of 16 bytes, the one with DD last.  A CPU with AVX makes each of them at once where it
+ * is aligned (Intel SDM, volume 3, "Guaranteed Atomic Operations"; AMD alike), as every driver's ring
+ * is. */
+BODY __attribute__((target("avx2"))) void plain_lanes_store(uint32_t rxdid, uint8_t *desc,
+                                                            PlainLanes lanes, uint32_t hash)
+{
+    if (rxdid == RXDID_LEGACY)
+        lanes.low = _mm_insert_epi32(lanes.low, (int)hash, 1);
+    else if (rxdid == RXDID_FLEX_OVS)
+        lanes.high = _mm_insert_epi32(lanes.high, (int)hash, 2);
+    else
+        lanes.low = _mm_insert_epi32(lanes.low, (int)hash, 3);
+    _mm_storeu_si128((__m128i *)desc + 1, lanes.high);
+    __asm__("" ::: "memory"); /* in this order */
+    _mm_storeu_si128((__m128i *)desc, lanes.low);
+    __asm__("" ::: "memory");
+}
+
+BODY __attribute__((target("avx2"))) void plain_back_lanes(uint32_t rxdid, uint8_t *desc,
+                                                           const PlainFrames *plain, unsigned count)
+{
+    uint64_t kind = 0;
+    uint32_t ptype = 0;
+    PlainLanes lanes = {_mm_setzero_si128(), _mm_setzero_si128()};
+    for (unsigned i = 0; i < count; i++, desc += RX_DESC_SIZE) {
+        const Frame *frame = plain->frames[i];
+        if (__builtin_expect(plain->kinds[i] != kind || frame->ptype != ptype, 0)) {
+            kind = plain->kinds[i];
+            ptype = frame->ptype;
+            lanes = plain_lanes(rxdid, frame, kind);
+        }
+        plain_lanes_store(rxdid, desc, lanes, frame->hash);
+    }
+}
+
+TARGET_AVX2 static void plain_back_avx2(uint32_t rxdid, uint8_t *desc, const PlainFrames *plain,
+                                        unsigned count)
+{
+    if (rxdid == RXDID_LEGACY)
+        plain_back_lanes(RXDID_LEGACY, desc, plain, count);
+    else if (rxdid == RXDID_FLEX_OVS)
+        plain_back_lanes(RXDID_FLEX_OVS, desc, plain, count);
+    else
+        plain_back_lanes(RXDID_FLEX_NIC, desc, plain, count);
+}
+
+BODY __attribute__((target("avx2"))) void plain_back_alike_lanes(uint32_t rxdid, uint8_t *desc,
+                                                                 const Frame *frames,
+                                                                 unsigned count, uint64_t kind)
+{
+    const PlainLanes lanes = plain_lanes(rxdid, frames, kind);
+    for (unsigned i = 0; i < count; i++, desc += RX_DESC_SIZE)
+        plain_lanes_store(rxdid, desc, lanes, frames[i].hash);
+}
+
+TARGET_AVX2 static void plain_back_alike_avx2(uint32_t rxdid, uint8_t *desc, const Frame *frames,
+                                              unsigned count, uint64_t kind)
+{
+    if (rxdid == RXDID_LEGACY)
+        plain_back_alike_lanes(RXDID_LEGACY, desc, frames, count, kind);
+    else if (rxdid == RXDID_FLEX_OVS)
+        plain_back_alike_lanes(RXDID_FLEX_OVS, desc, frames, count, kind);
+    else
+        plain_back_alike_lanes(RXDID_FLEX_NIC, desc, frames, count, kind);
 }
 #endif
 
@@ -126,6 +318,9 @@ static int rx_plain_use(int kind)
             return 0;
         plain_buffers = plain_buffers_avx2;
         plain_copy = plain_copy_avx2;
+        plain_back = plain_back_avx2;
+        plain_copy_alike = plain_copy_alike_avx2;
+        plain_back_alike = plain_back_alike_avx2;
         return 1;
     }
 #endif
@@ -133,6 +328,9 @@ static int rx_plain_use(int kind)
         return 0;
     plain_buffers = plain_buffers_base;
     plain_copy = plain_copy_base;
+    plain_back = plain_back_base;
+    plain_copy_alike = plain_copy_alike_base;
+    plain_back_alike = plain_back_alike_base;
     return 1;
 }
 

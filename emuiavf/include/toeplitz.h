@@ -28,7 +28,8 @@ enum {
 typedef struct ToeplitzKey {
     uint64_t windows[TOEPLITZ_WORDS];
     uint64_t windows_v4[TOEPLITZ_WORDS_V4];
-    int fold; /* the ports are replaced by their XOR */
+    uint64_t serial; /* no two keys of this extension have the same, not even at the same address */
+    int fold;        /* the ports are replaced by their XOR */
 } ToeplitzKey;
 
 /* The key bits that input word number `word` meets; a key of 52 bytes has TOEPLITZ_WINDOWS. */
@@ -42,6 +43,8 @@ static uint64_t toeplitz_window(const uint8_t *bytes52, unsigned word)
 
 static void toeplitz_prepare(ToeplitzKey *key, const uint8_t *bytes52)
 {
+    static uint64_t serials;
+    key->serial = __atomic_add_fetch(&serials, 1, __ATOMIC_RELAXED);
     for (unsigned word = 0; word < TOEPLITZ_WORDS; word++)
         key->windows[word] = toeplitz_window(bytes52, word);
     memcpy(key->windows_v4, key->windows, sizeof key->windows_v4);

@@ -20,6 +20,25 @@ static inline uint64_t monotonic_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* A number that grows by some thousands in some microseconds, whatever the CPU: to tell cheaply whether
+ * it is worth it to read the clock, which waits for all loads before it (rdtsc does not). */
+static inline uint64_t cpu_ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return monotonic_ns();
+#endif
+}
+
+/* CPU time of this thread. */
+static inline uint64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 /* Sleeps while *word == seen, at most timeout_ns; may return early. */
 static inline void futex_wait(uint32_t *word, uint32_t seen, uint64_t timeout_ns)
 {
@@ -81,11 +100,12 @@ static inline void event_clear(int fd)
     (void)done;
 }
 
-/* Waits for one of the fds or the time; timeout UINT64_MAX = no limit. */
-static inline void poll_ns(struct pollfd *fds, uint32_t count, uint64_t timeout_ns)
+/* Waits for one of the fds or the time; timeout UINT64_MAX = no limit.  Returns whether it waited to
+ * the end. */
+static inline int poll_ns(struct pollfd *fds, uint32_t count, uint64_t timeout_ns)
 {
     struct timespec t = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
-    ppoll(fds, count, timeout_ns == UINT64_MAX ? NULL : &t, NULL);
+    return ppoll(fds, count, timeout_ns == UINT64_MAX ? NULL : &t, NULL) == 0;
 }
 
 #endif

@@ -156,20 +156,33 @@ WRITEBACK_INLINE void writeback_mark(uint32_t rxdid, Writeback *made, const Fram
     }
 }
 
+/* Of one buffer: the bytes in it, and whether the frame ends there. */
+WRITEBACK_INLINE void writeback_end(uint32_t rxdid, Writeback *made, uint32_t length, uint32_t last)
+{
+    if (rxdid != RXDID_LEGACY) {
+        made->qword[0] |= (uint64_t)length << RXF_LENGTH_SHIFT;
+        made->qword[1] |= last ? RXF_EOF : 0;
+    } else {
+        made->qword[1] |= (last ? RXD_EOF : 0) | (uint64_t)length << RXD_LENGTH_SHIFT;
+    }
+}
+
 /* Hand one descriptor over.  All 32 bytes: stale ones would read as a mark or a timestamp (trap 24).
  * DD goes last. */
-WRITEBACK_INLINE void writeback_store(uint32_t rxdid, uint64_t *desc, const Writeback *made,
-                                      uint32_t length, uint32_t last)
+WRITEBACK_INLINE void writeback_put(uint64_t *desc, const Writeback *made)
 {
     store_relaxed_u64(desc + 2, made->qword[2]);
     store_relaxed_u64(desc + 3, made->qword[3]);
-    if (rxdid != RXDID_LEGACY) {
-        store_relaxed_u64(desc, made->qword[0] | (uint64_t)length << RXF_LENGTH_SHIFT);
-        store_release_u64(desc + 1, made->qword[1] | (last ? RXF_EOF : 0));
-        return;
-    }
     store_relaxed_u64(desc, made->qword[0]);
-    store_release_u64(desc + 1, made->qword[1] | (last ? RXD_EOF : 0) | (uint64_t)length << RXD_LENGTH_SHIFT);
+    store_release_u64(desc + 1, made->qword[1]);
+}
+
+WRITEBACK_INLINE void writeback_store(uint32_t rxdid, uint64_t *desc, const Writeback *base,
+                                      uint32_t length, uint32_t last)
+{
+    Writeback made = *base;
+    writeback_end(rxdid, &made, length, last);
+    writeback_put(desc, &made);
 }
 
 #endif

@@ -10,13 +10,12 @@ from libc.string cimport memcpy
 
 from emuiavf._bits cimport low_bits
 from emuiavf._pattern cimport (
-    PRIME, STAMPED, FixedHead, Lanes, Stream, fill, fixed_head, fixed_init, lanes_add_bytes,
-    lanes_fold, stream_init,
+    FOLD_STEP, PRIME, STAMPED, Stream, lanes_begin_half, stream_head, stream_init,
 )
 from emuiavf.datapath._endpoint cimport SourceRef
 from emuiavf.datapath._frame cimport (
-    BURST_BYTES, BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, FRAME_MAX_LEN, L4_NONE, TX_BYTES,
-    TX_PACKETS, TX_UNICAST, Burst, Frame, Source,
+    BURST_BYTES, BURST_FRAMES, FRAME_HEAD, FRAME_MAX_LEN, TX_BYTES, TX_PACKETS, TX_UNICAST, Burst,
+    Source,
 )
 from emuiavf.ports._port cimport Port
 
@@ -37,47 +36,6 @@ cdef enum:
     SLACK = 8
 
 
-cdef struct Gen:
-    Source source          # first
-    FixedHead *flows
-    uint64_t next          # frames done, over all flows
-    uint64_t end           # of all frames; 0: there is none
-    uint64_t rate          # frames per second; 0: as many as there is room for
-    uint64_t earned_ns     # until when `credit` is counted
-    uint64_t credit        # frames that may be sent now, times 10^9
-    uint32_t num_flows
-    uint32_t size
-    uint32_t stride        # of `rests`
-    uint8_t *rests         # what is behind the head, one for each frame of a burst
-    Frame frame            # what all frames have in common
-
-
-cdef inline void make_frame(const Gen *gen, const FixedHead *flow, Burst *burst, uint32_t i,
-                            uint64_t seq, uint64_t now_ns) noexcept nogil:
-    cdef uint8_t *head = burst.heads[i] + FRAME_HEADROOM
-    cdef Frame *frame = &burst.frames[i]
-    cdef uint64_t words[8]
-    cdef uint64_t number = flow.words[7] >> 16
-    cdef Lanes lanes
-    cdef uint32_t rest
-    fixed_head(flow, words, &lanes, seq, now_ns)
-    frame[0] = gen.frame
-    frame.head = head
-    if gen.size > STAMPED:
-        rest = frame.head_len - STAMPED
-        fill(head + STAMPED, rest, (seq + 1) * PRIME + number)
-        lanes_add_bytes(&lanes, head + STAMPED, rest)
-    if gen.size > FRAME_HEAD:
-        rest = gen.size - FRAME_HEAD
-        frame.segs = &burst.segs[i]
-        frame.segs.data = gen.rests + <uint64_t>i * gen.stride
-        frame.segs.len = rest
-        fill(frame.segs.data, rest, (seq + 1) * PRIME ^ number)
-        lanes_add_bytes(&lanes, frame.segs.data, rest)
-    words[7] |= <uint64_t>lanes_fold(&lanes) << 32
-    memcpy(head, words, STAMPED)
-
-
 cdef inline void earn(Gen *gen, uint64_t now) noexcept nogil:
     """What may be sent grows with the time, up to MAX_CREDIT frames."""
     cdef uint64_t passed = now - gen.earned_ns if gen.earned_ns else 0
@@ -92,25 +50,22 @@ cdef inline void earn(Gen *gen, uint64_t now) noexcept nogil:
 cdef int gen_take(Source *source, Burst *burst) noexcept nogil:
     cdef Gen *gen = <Gen *>source
     cdef uint64_t count = BURST_FRAMES
-    cdef uint64_t seq = gen.next // gen.num_flows, now_ns = burst.now_ns
-    cdef uint32_t i, flow = <uint32_t>(gen.next % gen.num_flows)
+    cdef uint32_t size = gen.common.frame.len
     if gen.end and gen.end - gen.next < count:
         count = gen.end - gen.next
-    if gen.size * count > BURST_BYTES:
-        count = BURST_BYTES // gen.size
+    if size * count > BURST_BYTES:
+        count = BURST_BYTES // size
     if gen.rate:
         earn(gen, burst.now_ns)
         if gen.credit < count * SECOND_NS:
             count = gen.credit // SECOND_NS
     burst.num_segs = BURST_FRAMES
-    if gen.size <= FRAME_HEAD:
+    # The destination is unicast: the option refuses others.
+    burst.alike = size * count
+    if size <= FRAME_HEAD:
         burst.whole = low_bits(<uint32_t>count)
-    for i in range(<uint32_t>count):
-        make_frame(gen, &gen.flows[flow], burst, i, seq, now_ns)
-        flow += 1
-        if flow == gen.num_flows:
-            flow = 0
-            seq += 1
+    gen.common.make(&gen.common, burst, <unsigned>count, <uint32_t>(gen.next % gen.num_flows),
+                    gen.next // gen.num_flows, burst.now_ns)
     return <int>count
 
 
@@ -121,7 +76,7 @@ cdef void gen_done(Source *source, Burst *burst, int n) noexcept nogil:
         gen.credit -= <uint64_t>n * SECOND_NS
     source.row[TX_PACKETS] += n
     source.row[TX_UNICAST] += n
-    source.row[TX_BYTES] += <uint64_t>n * gen.size
+    source.row[TX_BYTES] += <uint64_t>n * gen.common.frame.len
 
 
 cdef class Generator(Port):
@@ -140,36 +95,22 @@ cdef class Generator(Port):
         "src": Option(mac, DEFAULT_SRC),
     }
 
-    cdef Gen _gen
-    cdef list _refs
-
     def __cinit__(self, *args, **kwargs):
-        self._gen.flows = NULL
-        self._gen.rests = NULL
+        self._gen.common.turn = NULL
+        self._gen.common.rests = NULL
 
     def __init__(self, str name, dict values, rows=None):
-        cdef Stream stream
-        cdef uint32_t i
         super().__init__(name, rows)
-        self._gen.size = values["size"]
         self._gen.num_flows = values["flows"]
         self._gen.rate = values["rate"]
         self._gen.end = values["count"]
-        self._gen.frame.len = self._gen.size
-        self._gen.frame.head_len = min(self._gen.size, <uint32_t>FRAME_HEAD)
-        self._gen.frame.num_segs = self._gen.size > FRAME_HEAD
-        self._gen.frame.ptype = 1
-        self._gen.frame.l4_proto = L4_NONE
-        self._gen.frame.dst_mac = int.from_bytes(values["dst"], "little")
-        self._gen.flows = <FixedHead *>calloc(self._gen.num_flows, sizeof(FixedHead))
-        self._gen.stride = (self._gen.size + SLACK + 63) & ~63
-        self._gen.rests = <uint8_t *>calloc(BURST_FRAMES, self._gen.stride)
-        if self._gen.flows == NULL or self._gen.rests == NULL:
-            raise MemoryError
-        for i in range(self._gen.num_flows):
-            header = flow_header(values["src"], values["dst"], SOURCE_IP, TARGET_IP, FIRST_PORT + i)
-            stream_init(&stream, header, i)
-            fixed_init(&self._gen.flows[i], &stream, self._gen.size)
+        self._gen.common.frame = generated_frame(
+            values["size"], int.from_bytes(values["dst"], "little"))
+        self._gen.common.stride = (values["size"] + SLACK + 63) & ~63
+        self._gen.common.rests = <uint8_t *>calloc(BURST_FRAMES, self._gen.common.stride)
+        self._set_flows(values["src"], values["dst"])
+        if not generate_use(&self._gen.common, CPU_AVX2):
+            generate_use(&self._gen.common, CPU_BASE)
         self._gen.source.take = gen_take
         self._gen.source.done = gen_done
         self._gen.source.fd = -1
@@ -178,8 +119,36 @@ cdef class Generator(Port):
         self._refs = [SourceRef.of(&self._gen.source, self, 0)]
 
     def __dealloc__(self):
-        free(self._gen.flows)
-        free(self._gen.rests)
+        free(self._gen.common.turn)
+        free(self._gen.common.rests)
+
+    cdef int _set_flows(self, bytes src, bytes dst) except -1:
+        """All but number, time and checksum of the frames."""
+        cdef Generated *common = &self._gen.common
+        cdef uint64_t words[8]
+        cdef Stream stream
+        cdef uint32_t i, flow, rows = self._gen.num_flows + BURST_FRAMES
+        common.turn = <uint64_t *>calloc(rows, 5 * sizeof(uint64_t))
+        if common.turn == NULL or common.rests == NULL:
+            raise MemoryError
+        common.word4 = common.turn + rows
+        common.word7 = common.word4 + rows
+        common.lane0 = common.word7 + rows
+        common.folded = common.lane0 + rows
+        for i in range(rows):
+            flow = i % self._gen.num_flows
+            header = flow_header(src, dst, SOURCE_IP, TARGET_IP, FIRST_PORT + flow)
+            stream_init(&stream, header, flow)
+            stream_head(&stream, words, common.frame.len, 0, 0)
+            lanes_begin_half(&common.lanes, words, common.frame.len)
+            memcpy(common.words, words, sizeof(common.words))
+            common.word5 = words[5]
+            common.turn[i] = i // self._gen.num_flows
+            common.word4[i] = words[4]
+            common.word7[i] = words[7]
+            common.lane0[i] = (common.lanes.lane[0] ^ words[4]) * PRIME
+            common.folded[i] = FOLD_STEP(common.lane0[i])
+        return 0
 
     cpdef list active_sources(self):
         return self._refs

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from emuiavf.datapath._frame cimport BURST_FRAMES, RX_PACKETS, Burst, FrameSink
-from emuiavf.ports._port cimport Port, Tally, tally_flush, tally_frame
+from emuiavf.datapath._frame cimport Burst, FrameSink
+from emuiavf.ports._port cimport Port, tally_accepted
 
 
 cdef struct NullOut:
@@ -12,14 +12,7 @@ cdef struct NullOut:
 
 
 cdef uint32_t null_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil:
-    cdef Tally tally
-    cdef int i
-    tally.used = False
-    for i in range(BURST_FRAMES):
-        if mask >> i & 1:
-            tally_frame(&tally, &burst.frames[i])
-            tally.counts[RX_PACKETS] += 1
-    tally_flush(&tally, (<NullOut *>sink).row)
+    tally_accepted(burst, mask, (<NullOut *>sink).row)
     return mask
 
 

@@ -9,17 +9,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from emuiavf._atomic cimport spin_lock, spin_unlock
+from emuiavf._atomic cimport add_relaxed_u64, spin_lock, spin_unlock
+from emuiavf._bits cimport lowest_bit
 from emuiavf._pattern cimport (
     STAMPED, Lanes, Stamp, lanes_add_bytes, lanes_begin, lanes_fold, stamp_of,
 )
 from emuiavf.datapath._copy cimport emit_frame
 from emuiavf.datapath._frame cimport (
-    BURST_FRAMES, FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEADROOM,
-    FRAME_HEAD_MAX, FRAME_MAX_LEN, FRAME_TUNNEL, RX_PACKETS, RX_UNKNOWN_PROTOCOL, Burst, Frame,
-    FrameSink, Segment,
+    FRAME_ASK_IP_CSUM, FRAME_ASK_L4_CSUM, FRAME_ASK_TSO, FRAME_HEADROOM, FRAME_HEAD_MAX,
+    FRAME_MAX_LEN, FRAME_TUNNEL, RX_UNKNOWN_PROTOCOL, Burst, Frame, FrameSink, Segment,
 )
-from emuiavf.ports._port cimport Port, Tally, tally_flush, tally_frame
+from emuiavf.ports._port cimport Port, tally_accepted
 
 from emuiavf.emudev.info import RxFilter
 from emuiavf.emudev.vdev import Option, switch
@@ -111,8 +111,11 @@ cdef int verify_frame(VerifyOut *out, Frame *frame) noexcept nogil:
             or addresses_of(frame.head + tags) != out.addresses):
         return 0
     data = whole(out, frame)
-    memcpy(words, data, ADDRESSES)
-    memcpy(<uint8_t *>words + ADDRESSES, data + ADDRESSES + tags, STAMPED - ADDRESSES)
+    if tags:
+        memcpy(words, data, ADDRESSES)
+        memcpy(<uint8_t *>words + ADDRESSES, data + ADDRESSES + tags, STAMPED - ADDRESSES)
+    else:
+        memcpy(words, data, STAMPED)
     stamp = stamp_of(words)
     lanes_begin(&lanes, words, frame.len - tags)
     lanes_add_bytes(&lanes, data + STAMPED + tags, frame.len - STAMPED - tags)
@@ -140,21 +143,17 @@ cdef int verify_frame(VerifyOut *out, Frame *frame) noexcept nogil:
 
 cdef uint32_t verify_put(FrameSink *sink, Burst *burst, uint32_t mask, uint32_t how) noexcept nogil:
     cdef VerifyOut *out = <VerifyOut *>sink
-    cdef Tally tally
-    cdef int i
-    tally.used = False
-    if out.check:
-        spin_lock(&out.lock)
-    for i in range(BURST_FRAMES):
-        if not mask >> i & 1:
-            continue
-        tally_frame(&tally, &burst.frames[i])
-        tally.counts[RX_PACKETS] += 1
-        if out.check and not verify_frame(out, &burst.frames[i]):
-            tally.counts[RX_UNKNOWN_PROTOCOL] += 1
-    if out.check:
-        spin_unlock(&out.lock)
-    tally_flush(&tally, out.row)
+    cdef uint32_t left = mask, foreign = 0
+    tally_accepted(burst, mask, out.row)
+    if not out.check:
+        return mask
+    spin_lock(&out.lock)
+    while left:
+        foreign += not verify_frame(out, &burst.frames[lowest_bit(left)])
+        left &= left - 1
+    spin_unlock(&out.lock)
+    if foreign:
+        add_relaxed_u64(out.row + RX_UNKNOWN_PROTOCOL, foreign)
     return mask
 
 

@@ -11,11 +11,13 @@ import pytest
 from emuiavf.datapath import _switch
 from emuiavf.datapath._endpoint import Endpoint
 from emuiavf.datapath._switch import Learned
-from emuiavf.datapath.engine import Engine, SwitchConf
+from emuiavf.datapath.engine import Engine
+from emuiavf.datapath.switches import SwitchConf
 from emuiavf.emudev import vdev
 from emuiavf.emudev.info import RxFilter
 from emuiavf.emudev.vdev import VdevArgs
 from emuiavf.errors import ConfigError, StateError
+from emuiavf.policy import VfPolicy
 from emuiavf.ports import kinds
 from emuiavf.ports._null import Null
 from tests.rings import Driver
@@ -62,6 +64,24 @@ def test_a_hundred_thousand_addresses_are_all_known() -> None:
     assert learned.evicted == 0
     assert len(learned.entries(10)) == len(set(stations))
     assert not any(learned.find(bytes([6]) + rng.randbytes(5), 0, 10) for _ in range(1000))
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000, 100_000])
+def test_a_table_is_told_in_parts_each_address_once(most: int) -> None:
+    learned = Learned(AGE)
+    for i in range(2000 if most > 1 else 50):
+        learned.learn(mac(i), i % 3, i % 64, 10 if i % 5 else 0)
+    found, start, parts = [], 0, 0
+    while True:
+        part, start = learned.page(AGE + 5, start, most)
+        assert len(part) <= most
+        found += part
+        parts += 1
+        if not start:
+            break
+    assert found == learned.entries(AGE + 5)
+    assert len(found) == learned.count(AGE + 5) == len(set(found)) > 0
+    assert parts == -(-len(found) // most)
 
 
 def test_an_address_that_is_silent_is_forgotten_after_its_age() -> None:
@@ -261,6 +281,64 @@ def test_members_join_and_leave_and_what_was_behind_them_is_forgotten() -> None:
     assert sent(a, frame(mac(50), mac(0))) == [2, 3]
     engine.remove(b.vf)
     assert sent(a, frame(BROADCAST, mac(0))) == [2, 3]
+
+
+def told(engine: Engine, name: str, most: int = 3) -> list[tuple[bytes, str, int, bool]]:
+    """All of `fdb`, a few at a time."""
+    found, start = [], 0
+    while True:
+        part, start = engine.fdb(name, start, most)
+        assert len(part) <= most
+        found += [(one.mac, one.port, one.vlan, one.permanent) for one in part]
+        if not start:
+            return found
+
+
+def test_fdb_has_what_was_learned_and_what_guests_asked_for() -> None:
+    engine, (_, b) = switched(2)
+    b.vf.set_filter(RxFilter(frozenset({mac(1), mac(11), mac(12), mac(13), GROUP})))
+    engine.refilter(b.vf)
+    asked = [
+        (mac(0), "0", 0, True),
+        *((one, "1", 0, True) for one in sorted([mac(1), mac(11), mac(12), mac(13), GROUP])),
+    ]
+    assert told(engine, "sw0") == asked
+    uplinks = [Driver(f"uplink{i}", ring_len=64) for i in range(2)]
+    for uplink in uplinks:
+        uplink.enable()
+        uplink.post(60)
+        engine.add(uplink.vf)
+    engine.join("sw0", *[uplink.vf for uplink in uplinks])
+    for i, uplink in enumerate(uplinks):
+        uplink.send(frame(mac(0), mac(50 + i), 5 * i or None))
+    engine.step()
+    learned = [(mac(50), "uplink0", 0, False), (mac(51), "uplink1", 5, False)]
+    found = told(engine, "sw0")
+    assert sorted(found[:2]) == learned
+    assert found[2:] == asked
+    # What the host does not let take effect is not said to be in effect.
+    engine.set_policy(b.vf, VfPolicy(mac=mac(1), mac_locked=True))
+    assert told(engine, "sw0")[2:] == [one for one in asked if one[0] in (mac(0), mac(1), GROUP)]
+    (view,) = engine.switches()
+    assert (view.name, view.members) == ("sw0", ("0", "1", "uplink0", "uplink1"))
+    assert (view.age, view.storm, view.learned, view.evicted) == (AGE, 100_000, 2, 0)
+
+
+def test_switches_without_a_name_are_called_by_their_members() -> None:
+    engine = Engine()
+    drivers = [Driver(name, ring_len=64) for name in "abcde"]
+    for i, driver in enumerate(drivers):
+        driver.vf.set_filter(RxFilter(frozenset({mac(i)})))
+        driver.enable()
+        engine.add(driver.vf)
+    engine.connect(drivers[0].vf, drivers[1].vf)
+    engine.connect(*[driver.vf for driver in drivers[2:]])
+    assert [one.name for one in engine.switches()] == ["c,d,e"]
+    assert [(m, port) for m, port, *_ in told(engine, "c,d,e")] == [
+        (mac(i), "abcde"[i]) for i in (2, 3, 4)
+    ]
+    with pytest.raises(ConfigError, match="no switch 'a,b'; there are c,d,e"):
+        engine.fdb("a,b", 0, 1)
 
 
 def test_switches_of_one_engine_do_not_hear_each_other() -> None:

@@ -217,11 +217,15 @@ def test_verdict_right_and_wrong(name: str) -> None:
         assert is_right(probe, frame) is verdict
 
 
+@pytest.mark.parametrize("ip", [v4(), v6(), v6() / IPv6ExtHdrDestOpt()], ids=["4", "6", "6 long"])
 @pytest.mark.trap(27)
-def test_verdict_udp_without_checksum_has_nothing_to_check() -> None:
-    probe = _probe.Probe(bytes(ether() / v4() / udp(chksum=0) / DATA))
+def test_verdict_udp_without_checksum_has_nothing_to_check(ip: Packet) -> None:
+    """Over IPv6 it is that of a tunnel (RFC 6936); the receiver knows whether it takes it."""
+    frame = bytes(ether() / ip / udp(chksum=0) / DATA)
+    probe = _probe.Probe(frame)
     probe.parse()
     assert probe.l4_range() is None
+    assert _probe.Probe(frame).judge(KEY, ALL_CLASSES)[1] is None
 
 
 def test_verdict_ipv4_header_checksum_wrong() -> None:

@@ -14,17 +14,15 @@ from emuiavf.emudev.info import RssConfig, RxFilter, VlanOffload
 from emuiavf.errors import ConfigError, StateError
 from emuiavf.policy import TPID_8021AD, VfPolicy
 from emuiavf.ports._null import Null
+from tests import wire
 from tests.fakes.tap import NEEDS_CSUM, TCPV4, header, socket_tap
 from tests.rings import Driver
+from tests.wire import mac
 
 ERRORS, PACKETS, SPOOFED, HELD, FILTERED = 5, 6, 9, 10, 12
 BROADCAST = b"\xff" * 6
 GROUP = bytes.fromhex("01005e000001")
 EVERYTHING = (1 << 64) - 1
-
-
-def mac(number: int) -> bytes:
-    return bytes([2, 0, 0, 0, 0, number])
 
 
 def frame(
@@ -39,16 +37,7 @@ def wants(*macs: bytes, **kwargs: object) -> RxFilter:
 
 
 def joined(count: int, hold_s: float = 10.0, **kwargs: int) -> tuple[Engine, list[Driver]]:
-    """`count` guests with address mac(i), connected; each has posted buffers."""
-    engine = Engine(hold_s=hold_s)
-    drivers = [Driver(str(i), ring_len=128, **kwargs) for i in range(count)]
-    for i, driver in enumerate(drivers):
-        driver.vf.set_filter(wants(mac(i)))
-        driver.enable()
-        driver.post(100)
-        engine.add(driver.vf)
-    engine.connect(*[driver.vf for driver in drivers])
-    return engine, drivers
+    return wire.joined(count, hold_s, buffers=100, ring_len=128, **kwargs)
 
 
 def received(driver: Driver) -> list[bytes]:

@@ -11,32 +11,15 @@ from emuiavf.datapath.engine import Engine
 from emuiavf.emudev.info import RssConfig, RxFilter, TxQueueConfig
 from emuiavf.errors import ConfigError, StateError
 from tests.rings import Driver, signalled
+from tests.wire import joined, mac
 
 FILTERED, HELD, SEGMENTS = 12, 10, 7
 TXD_TSO_TCP4 = 0x100 | 0x60
 EVERYTHING = (1 << 64) - 1
 
 
-def mac(number: int) -> bytes:
-    return bytes([2, 0, 0, 0, 0, number])
-
-
 def frame(dst: bytes, size: int = 64, seed: int = 1) -> bytes:
     return dst + mac(0xAA) + b"\x88\xb5" + bytes((seed + i * 7) & 0xFF for i in range(size - 14))
-
-
-def joined(
-    count: int, hold_s: float = 10.0, judge: bool = True, **kwargs: int
-) -> tuple[Engine, list[Driver]]:
-    """`count` guests with address mac(i), all rings enabled, connected."""
-    engine = Engine(hold_s=hold_s)
-    drivers = [Driver(str(i), judge=judge, **kwargs) for i in range(count)]
-    for i, driver in enumerate(drivers):
-        driver.vf.set_filter(RxFilter(frozenset({mac(i)})))
-        driver.enable()
-        engine.add(driver.vf)
-    engine.connect(*[driver.vf for driver in drivers])
-    return engine, drivers
 
 
 def large(dst: bytes, payload: int) -> bytes:

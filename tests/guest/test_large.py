@@ -160,7 +160,7 @@ class Others:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._end.set()
         self._thread.join()
 

@@ -105,7 +105,7 @@ def l4_range(frame: bytes, known: Known) -> tuple[int, int, int] | None:
     if end > len(frame) or end - start < HEADER[known.protocol]:
         return None
     if known.protocol == UDP:
-        if known.version == 4 and be16(frame, start + 6) == 0:
+        if be16(frame, start + 6) == 0:
             return None
         size = be16(frame, start + 4)
         if size < 8 or size > end - start:

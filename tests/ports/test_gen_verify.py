@@ -291,6 +291,26 @@ def test_guest_between_generator_and_verifier_loses_nothing(
     assert row == {"frames": count, "lost": 0, "reordered": 0, "corrupted": 0, "flows": 2}
 
 
+@pytest.mark.parametrize(
+    ("dst", "passes"), [("02:00:00:00:00:01", True), ("02:00:00:00:00:09", False)]
+)
+def test_address_of_a_vf_is_asked_for(tmp_path: Path, dst: str, passes: bool) -> None:
+    """A burst for one address is judged by its first frame: all of it, of any flow, and no more."""
+    count, path = 100, f"{tmp_path}/0.sock"
+    with Backend() as backend:
+        backend.add_device(f"emu_iavf0,path={path},mac=02:00:00:00:00:01")
+        backend.start()
+        with VfDriver(path) as driver:
+            driver.start(ring_len=256)
+            backend.add_port(f"gen0,type=gen,count={count},flows=3,dst={dst}")
+            backend.connect("gen0", "emu_iavf0")
+            row = backend.counters["gen0"][1]
+            sent, filtered = TX_COUNTERS.index("packets"), TX_COUNTERS.index("filtered")
+            until(lambda: int(row[sent]) == count)
+            assert int(row[filtered]) == (0 if passes else count)
+            assert len(driver.queues[0].receive(256)) == (count if passes else 0)
+
+
 @pytest.mark.parametrize("option", ["size=63", "size=9729", "flows=0", "dst=ff:ff:ff:ff:ff:ff"])
 def test_wrong_option_is_refused(option: str) -> None:
     with Backend() as backend, pytest.raises(ConfigError, match=option):

@@ -1,11 +1,16 @@
-"""The iavf endpoint: one VF's rings, vectors and tables as control handles them."""
+"""See _ring_base.pyx."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from emuiavf._ring_state cimport RingState, RxRun, RxSet, TxRun, Vector, VfPoller, VfRun
 from emuiavf.datapath._endpoint cimport Endpoint
 
 
-cdef class Vf(Endpoint):
+# Beside a Fault: it has been told, or the host wants it; the queue stays stopped.
+cdef enum:
+    FAULT_TOLD = 0x100
+
+
+cdef class VfBase(Endpoint):
     cdef VfRun run
     cdef VfPoller vf_poller
     cdef RingState *states         # rx rings first, then tx rings
@@ -21,12 +26,12 @@ cdef class Vf(Endpoint):
     cdef object _watch
     cdef uint8_t *_page
     cdef list _refs
-    cdef object _all               # bitmap of all queues
-    cdef list _retired
-    cdef set _flow_ids
+    cdef list _retired             # tables that workers may still be using
+    # A copy of the published set, to be changed and published.
     cdef RxSet *_new_set(self) except NULL
     cdef void _publish_set(self, RxSet *fresh)
+    # Free it at the next reclaim().
+    cdef void _retire(self, const void *table)
+    # ValueError beyond the last.
     cdef Vector *_vector(self, int vector) except NULL
     cdef int _index(self, int index) except -1
-    cdef int _configure(self, RingState *state, object queue) except -1
-    cdef void _count_enabled(self, RxSet *fresh)

@@ -1,0 +1,7 @@
+"""See _ring_host.pyx."""
+
+from emuiavf._ring_tables cimport VfTables
+
+
+cdef class VfHost(VfTables):
+    pass
