@@ -26,7 +26,8 @@ import emuiavf.ports  # noqa: F401
 from emuiavf.control.rpc import respond
 from emuiavf.control.server import ControlServer
 from emuiavf.control.service import Service
-from emuiavf.datapath.engine import Engine, Station, SwitchConf
+from emuiavf.datapath.engine import Engine
+from emuiavf.datapath.switches import Station, SwitchConf, SwitchView
 from emuiavf.emudev import registry, vdev
 from emuiavf.emudev.device import EmuDevice
 from emuiavf.emudev.host import VfHost
@@ -142,6 +143,10 @@ class Backend:
     def stations(self, switch: str) -> list[Station]:
         """What a named switch has learned behind its ports; nothing with less than two of them."""
         return self._on_control(lambda: self.engine.stations(switch))
+
+    def switches(self) -> list[SwitchView]:
+        """All switches, also those that `connect` made of more than two."""
+        return self._on_control(self.engine.switches)
 
     def serve_control(self, path: str | os.PathLike[str]) -> None:
         """Let the host's side control the VFs over a socket at `path`; see docs/control.md.
@@ -282,7 +287,7 @@ class Backend:
     def _serve_control(self, path: str | os.PathLike[str]) -> None:
         if self._control_server is not None:
             raise StateError("the control socket is there already")
-        service = Service(self._hosts)
+        service = Service(self._hosts, self.engine)
         self._control_server = ControlServer(
             self._loop, path, lambda data: respond(data, service.call)
         )

@@ -7,9 +7,12 @@ reads without blocking.  An exception leaves `run`: callbacks catch what they ex
 
 import os
 import select
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from heapq import heapify, heappop, heappush
 
 Callback = Callable[[], None]
@@ -103,8 +106,9 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `stop` is called; returns at once when it was called before."""
-        while not self._stopping:
-            self.run_once(None)
+        with self._woken_by_signals():
+            while not self._stopping:
+                self.run_once(None)
         self._stopping = False
 
     def stop(self) -> None:
@@ -146,6 +150,27 @@ class Loop:
         else:
             self._epoll.register(fd, events)
 
+    @contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        """Have a signal end the wait, so that Python gets to its handler.
+
+        By itself it does not when it comes just before the wait, or in another thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ours, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.add_reader(ours, lambda: _drain(ours))
+        # Full is as good as one byte.
+        previous = signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+            self.remove(ours)
+            os.close(ours)
+            os.close(theirs)
+
     def _on_wakeup(self) -> None:
         # The counter first: a callback appended after this read writes it again.
         try:
@@ -172,3 +197,8 @@ class Loop:
             self._timers = [timer for timer in self._timers if timer.callback is not None]
             heapify(self._timers)
             self._cancelled = 0
+
+
+def _drain(pipe: int) -> None:
+    with suppress(BlockingIOError):
+        os.read(pipe, 64)

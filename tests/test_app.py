@@ -287,6 +287,7 @@ def test_members_join_a_switch_by_its_name(backend: Backend) -> None:
     with pytest.raises(ConfigError, match="connected already"):
         backend.connect("port0", "port1")
     assert backend.stations("sw0") == []
+    assert [(one.name, len(one.members)) for one in backend.switches()] == [("sw0", 3)]
     with pytest.raises(ConfigError, match="no switch 'sw1'; there are sw0"):
         backend.stations("sw1")
     backend.disconnect("sw0", "port0", "port1")

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -215,6 +216,44 @@ def test_stop_from_a_signal_handler_wakes_the_loop(loop: Loop) -> None:
         loop.run()
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+def test_stop_from_the_handler_of_a_signal_in_another_thread_wakes_the_loop(loop: Loop) -> None:
+    main = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+    late: list[bool] = []
+
+    def strike() -> None:
+        while main.read_text().rpartition(")")[2].split()[0] != "S":
+            pass
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    def give_up() -> None:
+        late.append(True)
+        loop.stop()
+
+    previous = signal.signal(signal.SIGUSR1, lambda *_: loop.stop())
+    other = threading.Thread(target=strike)
+    timer = loop.call_later(10, give_up)
+    loop.call_later(0, other.start)
+    try:
+        loop.run()
+    finally:
+        other.join()
+        timer.cancel()
+        signal.signal(signal.SIGUSR1, previous)
+    assert not late
+
+
+def test_run_leaves_the_wake_up_of_signals_as_it_was(loop: Loop, pair: Pair) -> None:
+    pair[0].setblocking(False)
+    fds = set(os.listdir("/proc/self/fd"))
+    signal.set_wakeup_fd(pair[0].fileno())
+    try:
+        loop.call_later(0, loop.stop)
+        loop.run()
+    finally:
+        assert signal.set_wakeup_fd(-1) == pair[0].fileno()
+    assert set(os.listdir("/proc/self/fd")) == fds
 
 
 def test_close_releases_its_descriptors_and_may_be_repeated() -> None:

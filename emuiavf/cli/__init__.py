@@ -13,6 +13,8 @@ VERBS = {
     "run": "serve devices until SIGTERM or SIGINT",
     "exec": "run a program with devices of `run` as its VFIO devices",
     "show": "show VFs as the host sees them",
+    "switches": "show switches and who is their member",
+    "fdb": "show which addresses a switch sends to which member",
     "set": "change what the host decides about a VF",
     "reset": "reset a VF as its PF does",
     "inject": "have a VF fail on purpose, for those who write drivers",

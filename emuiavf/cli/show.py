@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """One VF, those of one process, or all."""
     path = words.control_of(args)
-    states = _all(path) if args.vf is None else words.call("show", Show(args.vf), path)
+    if args.vf is None:
+        states = [state for connection in client.each(path) for state in client.states(connection)]
+    else:
+        states = words.call("show", Show(args.vf), path)
     if args.json:
         print(json.dumps(msgspec.to_builtins(states), indent=2))
     elif states:
@@ -49,17 +52,9 @@ def print_states(states: Sequence[VfState]) -> None:
         if state.refused:
             counts = (f"{op} {count}" for op, count in state.refused.items())
             print(f"    refused: {', '.join(counts)}")
-
-
-def _all(path: str | None) -> list[VfState]:
-    if path is not None:
-        with client.ControlClient(path) as connection:
-            return client.states(connection)
-    found = []
-    for connection in client.open_all():
-        with connection:
-            found += client.states(connection)
-    return found
+        if state.rules:
+            matches = (f"{rule} {count}" for rule, count in state.rules.items())
+            print(f"    rules: {', '.join(matches)}")
 
 
 def _on(value: bool) -> str:

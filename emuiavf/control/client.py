@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from emuiavf.control import place
-from emuiavf.control.methods import METHODS, Show, VfState, Words, is_called
+from emuiavf.control.methods import (
+    METHODS,
+    Fdb,
+    FdbEntry,
+    FdbPage,
+    Show,
+    Switches,
+    SwitchState,
+    VfState,
+    Words,
+    is_called,
+)
 from emuiavf.control.rpc import request
 from emuiavf.errors import ConfigError
 
@@ -133,7 +145,34 @@ def open_all() -> list[ControlClient]:
     return clients
 
 
+def each(path: str | None) -> Iterator[ControlClient]:
+    """A connection to the process at `path`, or one after the other to all of this user's."""
+    clients = open_all() if path is None else [ControlClient(path)]
+    for client in clients:
+        with client:
+            yield client
+
+
 def states(client: ControlClient) -> list[VfState]:
     """All VFs of one process."""
     found: list[VfState] = client.call("show", Show())
     return found
+
+
+def switches(client: ControlClient) -> list[SwitchState]:
+    """All switches of one process."""
+    found: list[SwitchState] = client.call("switches", Switches())
+    return found
+
+
+def fdb(client: ControlClient, switch: str) -> Iterator[FdbEntry]:
+    """All that a switch knows, asked for as it is needed."""
+    start = 0
+    while True:
+        page: FdbPage = client.call("fdb", Fdb(switch, start))
+        yield from page.entries
+        if not page.next:
+            return
+        if page.next <= start:
+            raise ConfigError(f"{client.path}: an answer that goes back to {page.next}")
+        start = page.next

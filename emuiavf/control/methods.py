@@ -44,6 +44,15 @@ class Show(Words):
     vf: Annotated[Vf | UnsetType, _about("one VF; all of them without it")] = UNSET
 
 
+class Switches(Words):
+    pass
+
+
+class Fdb(Words):
+    switch: Annotated[Name, _about("a name that `switches` tells")]
+    start: Annotated[int, Meta(ge=0), _about("where to go on: `next` of the answer before")] = 0
+
+
 class Set(Words, kw_only=True):
     vf: Vf
     mac: Annotated[
@@ -150,6 +159,41 @@ class VfState(Struct, frozen=True, rename="kebab"):
         dict[str, int], _about("what the drivers have asked since the process began, by opcode")
     ]
     refused: Annotated[dict[str, int], _about("the same, of requests that were refused")]
+    rules: Annotated[
+        dict[int, int], _about("frames that each flow director rule has matched, by its id")
+    ]
+
+
+class SwitchState(Struct, frozen=True):
+    """A switch as `switches` answers it."""
+
+    name: Annotated[str, _about("its members with commas where it has none of its own")]
+    members: list[str]
+    age: Annotated[int, _about("seconds after which a silent address is forgotten")]
+    storm: Annotated[int, _about("frames a second that each source may flood, 0: no limit")]
+    learned: Annotated[int, _about("addresses that it has learned behind its ports")]
+    evicted: Annotated[int, _about("addresses that made room for others before they were old")]
+
+
+class FdbEntry(Struct, frozen=True):
+    """An address as `fdb` answers it, in the words of `bridge fdb show`."""
+
+    mac: str
+    dev: Annotated[str, _about("the member that frames for it go to")]
+    vlan: Annotated[int, _about("0: none, and if permanent all that the member is in")]
+    master: Annotated[str, _about("the switch")]
+    state: Annotated[
+        Literal["learned", "permanent"],
+        _about("seen behind a port, or asked for by a VF (groups as well)"),
+    ]
+    used: Annotated[int, _about("seconds since a frame came from it; 0 if permanent")]
+
+
+class FdbPage(Struct, frozen=True):
+    """A part of what a switch knows; `next` 0 is its end."""
+
+    entries: list[FdbEntry]
+    next: int
 
 
 @dataclass(frozen=True)
@@ -165,6 +209,15 @@ class Method:
 
 _ROWS = (
     Method("show", Show, list[VfState], "show VFs as the host sees them"),
+    Method("switches", Switches, list[SwitchState], "show switches and who is their member"),
+    Method(
+        "fdb",
+        Fdb,
+        FdbPage,
+        "show which addresses a switch sends to which member",
+        "An object with `entries`, 1000 at most, and `next`: `start` of the request that goes on, "
+        "0 at the end. What comes or goes meanwhile may be missing.",
+    ),
     Method(
         "set",
         Set,

@@ -10,16 +10,23 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
-from emuiavf.control.methods import METHODS, Method, VfState
+from emuiavf.control.methods import METHODS, FdbEntry, Method, SwitchState, VfState
 
 BEGIN = "<!-- made by emuiavf.control.reference -->"
 END = "<!-- end -->"
+ANSWERS: dict[str, type[msgspec.Struct]] = {
+    "The state of a VF": VfState,
+    "A switch": SwitchState,
+    "An address that a switch knows": FdbEntry,
+}
 
 
 def reference() -> str:
-    """A section for each method, and one for what `show` and `set` answer."""
+    """A section for each method, and one for each thing that they answer."""
     sections = [_method(method) for method in METHODS.values()]
-    return "\n".join([*sections, "### The state of a VF\n", _table(VfState, ("type", "about"))])
+    for title, struct in ANSWERS.items():
+        sections += [f"### {title}\n", _table(struct, ("type", "about"))]
+    return "\n".join(sections)
 
 
 def written_anew(text: str) -> str:
@@ -33,6 +40,8 @@ def _method(method: Method) -> str:
     text = f"### `{method.name}`\n\n{method.summary[0].upper()}{method.summary[1:]}."
     if method.effect:
         text += f" {method.effect}"
+    if not method.params.__struct_fields__:
+        return f"{text}\n"
     return f"{text}\n\n{_table(method.params, ('type', 'default', 'about'))}"
 
 

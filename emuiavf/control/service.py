@@ -2,12 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import UNSET
 
 from emuiavf.control import methods
-from emuiavf.control.methods import MAX_RATE, Method, VfState, is_called
+from emuiavf.control.methods import (
+    MAX_RATE,
+    FdbEntry,
+    FdbPage,
+    Method,
+    SwitchState,
+    VfState,
+    is_called,
+)
+from emuiavf.datapath.switches import Station, SwitchView
 from emuiavf.emudev.host import VfHost
 from emuiavf.errors import ConfigError
 from emuiavf.policy import TPID_8021AD, TPID_8021Q, LinkPolicy, VfPolicy
@@ -28,11 +37,24 @@ _FIELDS = {
 }
 
 
-class Service:
-    """Carries methods out on the VFs that `vfs` names at that time."""
+# Addresses in one answer: the control thread serves guests as well.
+MAX_PAGE = 1000
 
-    def __init__(self, vfs: Callable[[], Mapping[str, VfHost]]) -> None:
+
+class Switching(Protocol):
+    """What the engine tells of its switches; see there."""
+
+    def switches(self) -> list[SwitchView]: ...
+
+    def fdb(self, name: str, start: int, most: int) -> tuple[list[Station], int]: ...
+
+
+class Service:
+    """Carries methods out on the VFs that `vfs` names at that time, and on switches."""
+
+    def __init__(self, vfs: Callable[[], Mapping[str, VfHost]], switching: Switching) -> None:
         self._vfs = vfs
+        self._switching = switching
 
     def call(self, method: Method, params: Any) -> Any:
         """The method's result; ConfigError where it is refused, and then nothing has changed."""
@@ -42,6 +64,16 @@ class Service:
         if params.vf is UNSET:
             return [_state(vf) for vf in self._vfs().values()]
         return [_state(self._find(params.vf))]
+
+    def on_switches(self, params: methods.Switches) -> list[SwitchState]:
+        return [
+            SwitchState(one.name, list(one.members), one.age, one.storm, one.learned, one.evicted)
+            for one in self._switching.switches()
+        ]
+
+    def on_fdb(self, params: methods.Fdb) -> FdbPage:
+        found, at = self._switching.fdb(params.switch, params.start, MAX_PAGE)
+        return FdbPage([_entry(station, params.switch) for station in found], at)
 
     def on_set(self, params: methods.Set) -> VfState:
         vf = self._find(params.vf)
@@ -151,6 +183,17 @@ def _number(text: str, names: type[Op] | type[Status], low: int, high: int) -> i
     return number
 
 
+def _entry(station: Station, switch: str) -> FdbEntry:
+    return FdbEntry(
+        mac=station.mac.hex(":"),
+        dev=station.port,
+        vlan=station.vlan,
+        master=switch,
+        state="permanent" if station.permanent else "learned",
+        used=station.age,
+    )
+
+
 def _state(vf: VfHost) -> VfState:
     view = vf.view
     policy = view.policy
@@ -173,4 +216,5 @@ def _state(vf: VfHost) -> VfState:
         injected=list(view.injected),
         answered=dict(view.answered),
         refused=dict(view.refused),
+        rules=dict(view.rules),
     )

@@ -14,7 +14,8 @@ from emuiavf.policy import VfPolicy
 @dataclass(frozen=True)
 class VfView:
     """A VF as it is now.  `driver` says how far the guest's driver is; `injected` names the faults
-    that are still to come or under way; `answered` and `refused` count what drivers have asked."""
+    that are still to come or under way; `answered` and `refused` count what drivers have asked,
+    `rules` the frames that each flow director rule has matched, by the id the driver knows."""
 
     name: str
     mac: bytes
@@ -25,6 +26,7 @@ class VfView:
     injected: tuple[str, ...] = ()
     answered: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
+    rules: Mapping[int, int] = field(default_factory=dict)
 
 
 class Injections(Protocol):

@@ -156,6 +156,9 @@ class RingBackend:
     def take_faults(self) -> list[tuple[str, int, str]]:
         return self._vf.take_faults()
 
+    def flow_hits(self) -> dict[int, int]:
+        return self._vf.flow_hits()
+
     # What the host imposes
 
     @property

@@ -74,6 +74,7 @@ class DataPathControl(VectorControl, Protocol):
     `take_faults()` tells (direction, queue, reason) of queues stopped since the last call; the
     device's `fault_fd` is signalled when there are any.  `forget_tx_tails()` clears the doorbells
     of Tx queues that nobody has configured.  `set_policy` is called once when the two meet, too.
+    `flow_hits()` tells how many frames each rule has matched, by its id.
     """
 
     @property
@@ -81,6 +82,7 @@ class DataPathControl(VectorControl, Protocol):
     def set_policy(self, policy: VfPolicy) -> None: ...
     def take_faults(self) -> list[tuple[str, int, str]]: ...
     def forget_tx_tails(self) -> None: ...
+    def flow_hits(self) -> dict[int, int]: ...
 
 
 def _sizes(name: str, options: dict[str, Any]) -> tuple[int, int, int]:

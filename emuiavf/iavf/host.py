@@ -30,6 +30,7 @@ class IavfHost:
             self._device.inject.active,
             {op.name: count for op, count in session.answered.items()},
             {op.name: count for op, count in session.refused.items()},
+            control.flow_hits() if (control := self._device.control) is not None else {},
         )
 
     def set_policy(self, policy: VfPolicy) -> None:

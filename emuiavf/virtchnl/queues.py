@@ -115,7 +115,7 @@ def _check_rx(vf: Vf, pair: QueuePair) -> None:
     size, frame = pair.rx_databuffer_size, pair.rx_max_pkt_size
     check(pair.rx_ring_len in RING_LENS, f"Rx ring_len={pair.rx_ring_len}")
     check(size == 0 or size in DATABUFFER_SIZES, f"databuffer_size={size}")
-    check(MIN_FRAME <= frame <= vf.max_frame, f"max_pkt_size={frame}")
+    check(MIN_FRAME <= frame <= vf.longest_frame, f"max_pkt_size={frame}")
     if pair.rx_crc_disable:
         offload = vf.config.vlan_offload
         check(Cap.CRC in vf.config.caps, "crc_disable needs the CRC capability")
@@ -129,7 +129,11 @@ def _tx_config(pair: QueuePair) -> TxQueueConfig:
 
 
 def _rx_config(vf: Vf, pair: QueuePair) -> RxQueueConfig:
-    """The Rx half; without RX_FLEX_DESC the RXDID sent counts for nothing and 1 is used."""
+    """The Rx half; without RX_FLEX_DESC the RXDID sent counts for nothing and 1 is used.
+
+    The host's MTU is not refused but kept: iavf of 6.1 asks for frames of 1536 bytes whatever it
+    is told, and would not come back.
+    """
     flexible = Cap.RX_FLEX_DESC in vf.config.caps
     size = pair.rx_databuffer_size or DEFAULT_DATABUFFER_SIZE
     return RxQueueConfig(
@@ -137,7 +141,7 @@ def _rx_config(vf: Vf, pair: QueuePair) -> RxQueueConfig:
         pair.rx_ring_len,
         pair.rx_dma_ring_addr,
         databuffer_size=size - size % DATABUFFER_UNIT,
-        max_pkt_size=pair.rx_max_pkt_size,
+        max_pkt_size=min(pair.rx_max_pkt_size, vf.max_frame),
         writeback=pair.rx_rxdid if flexible else Rxdid.LEGACY,
         keep_crc=bool(pair.rx_crc_disable),
         timestamps=_wants_timestamps(vf, pair),

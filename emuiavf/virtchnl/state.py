@@ -164,10 +164,16 @@ class Vf:
         return RSS_LUT_SIZE_LARGE if self.is_large else RSS_LUT_SIZE
 
     @property
+    def longest_frame(self) -> int:
+        """The largest frame of the device, without FCS; the tag of a port VLAN takes its part, as
+        in ice."""
+        return self.limits.max_frame - (_TAG if self.policy.port_vlan else 0)
+
+    @property
     def max_frame(self) -> int:
-        """The largest frame without FCS; the tag of a port VLAN takes its part, as in ice."""
-        allowed = self.policy.mtu + MTU_OVERHEAD
-        return min(self.limits.max_frame, allowed) - (_TAG if self.policy.port_vlan else 0)
+        """The largest frame that the host lets the VF receive."""
+        allowed = self.policy.mtu + MTU_OVERHEAD - (_TAG if self.policy.port_vlan else 0)
+        return min(self.longest_frame, allowed)
 
     def set_policy(self, policy: VfPolicy) -> bool:
         """What the host has decided; whether the VF has to be reset to take it.

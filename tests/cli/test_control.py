@@ -24,8 +24,8 @@ from emuiavf.guest.driver import VfDriver
 from emuiavf.guest.frames import Frame
 from emuiavf.iavf import regs
 from emuiavf.stats import named, open_segment
-from emuiavf.virtchnl.messages import RssHfunc
-from emuiavf.virtchnl.ops import Cap, Op
+from emuiavf.virtchnl.messages import FdirAdd, FilterAction, RssHfunc, raw_pattern
+from emuiavf.virtchnl.ops import Action, Cap, Op
 from tests.cli.process import Running
 
 pytestmark = pytest.mark.slow
@@ -172,6 +172,20 @@ def test_show_counts_what_the_driver_asked(pair: tuple[VfDriver, VfDriver]) -> N
     assert "refused: CONFIG_RSS_HFUNC 1" in run("show", "vf0")
 
 
+def test_show_counts_what_rules_have_matched(pair: tuple[VfDriver, VfDriver]) -> None:
+    first, second = pair
+    of_ours = raw_pattern(frame(first.mac, second.mac)[:14], b"\xff" * 14)
+    number = second.settings.add_flow(FdirAdd.of(of_ours, [FilterAction(Action.PASSTHRU)]))
+    assert state("vf1")["rules"] == {str(number): 0}
+    passes(first, second)
+    passes(first, second)
+    assert until(lambda: state("vf1")["rules"] == {str(number): 2})
+    assert f"rules: {number} 2" in run("show", "vf1")
+    second.settings.remove_flow(number)
+    assert state("vf1")["rules"] == {}
+    assert "rules" not in run("show", "vf1")
+
+
 def test_socket_may_be_named(bench: Bench, runtime: Path) -> None:
     path = runtime / f"{bench.process.pid}.control"
     by_option = run("show", "--control", str(path))
@@ -211,6 +225,79 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(
     text = refused(*args)
     assert text.startswith("emuiavf: ")
     assert message in text
+
+
+# switches, fdb
+
+
+@dataclass
+class Net:
+    """A guest, two stations and two ways out in sw0; three ports in a switch without a name."""
+
+    control: str
+    paths: list[Path]
+
+    def run(self, *args: str) -> str:
+        return run(*args, "--control", self.control)
+
+    def fdb(self, *args: str) -> list[dict[str, Any]]:
+        found = json.loads(self.run("fdb", *args, "--json"))
+        assert isinstance(found, list)
+        return found
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Net]:
+    path, control = tmp_path / "vf.sock", str(tmp_path / "ctl")
+    gens = [
+        f"--port=gen{n},type=gen,count=5,src=02:00:00:00:00:a{n},dst=02:00:00:00:00:01"
+        for n in range(2)
+    ]
+    others = [f"--port=null{n},type=null" for n in range(5)]
+    connect = ["--connect=sw0,emu_iavf0,gen0,gen1,null3,null4", "--connect=null0,null1,null2"]
+    vdev = f"--vdev=emu_iavf0,path={path},mac=02:00:00:00:00:01"
+    switch = "--switch=sw0,age=1000,storm=500"
+    with Running(vdev, *gens, *others, switch, *connect, "--control", control) as process:
+        yield Net(control, [path])
+        code, _, err = process.end(signal.SIGTERM)
+    assert (code, "Traceback" in err) == (0, False)
+
+
+def test_switches_are_told_with_their_members(net: Net) -> None:
+    first, second = json.loads(net.run("switches", "--json"))
+    assert first["name"] == "sw0"
+    assert first["members"] == ["emu_iavf0", "gen0", "gen1", "null3", "null4"]
+    assert (first["age"], first["storm"], first["evicted"]) == (1000, 500, 0)
+    assert second["name"] == "null0,null1,null2"
+    text = net.run("switches")
+    assert "sw0: emu_iavf0 gen0 gen1 null3 null4\n    age 1000, storm 500, learned " in text
+
+
+def test_fdb_tells_stations_and_what_guests_asked_for(net: Net) -> None:
+    own = {"mac": "02:00:00:00:00:01", "dev": "emu_iavf0", "vlan": 0, "master": "sw0"}
+    assert net.fdb("sw0", "--dev", "emu_iavf0") == [{**own, "state": "permanent", "used": 0}]
+    assert until(lambda: len(net.fdb("sw0")) == 3)
+    learned = net.fdb("sw0")[:2]
+    assert sorted((one["mac"], one["dev"], one["state"]) for one in learned) == [
+        ("02:00:00:00:00:a0", "gen0", "learned"),
+        ("02:00:00:00:00:a1", "gen1", "learned"),
+    ]
+    with VfDriver(net.paths[0]) as vf:
+        vf.start(ring_len=64)
+        many = [bytes([2, 0, 0, 1, n >> 8, n & 255]) for n in range(200)]
+        vf.settings.add_macs(*many)
+        asked = net.fdb("sw0", "--dev", "emu_iavf0")
+        assert [one["mac"] for one in asked] == [m.hex(":") for m in (vf.mac, *many)]
+        assert {one["state"] for one in asked} == {"permanent"}
+        assert len(net.fdb()) == 203
+        text = net.run("fdb")
+        assert "02:00:00:01:00:c7 dev emu_iavf0 master sw0 permanent\n" in text
+        assert "02:00:00:00:00:a1 dev gen1 master sw0 used " in text
+    assert until(lambda: len(net.fdb("sw0", "--dev", "emu_iavf0")) == 1)
+    assert net.fdb("null0,null1,null2") == []
+    assert "sw9: no such switch; there are sw0, null0,null1,null2" in refused(
+        "fdb", "sw9", "--control", net.control
+    )
 
 
 # set
@@ -501,7 +588,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 
 def test_bash_completes() -> None:
-    assert {"set", "show"} <= completed("emuiavf", "s")
+    assert {"set", "show", "switches"} <= completed("emuiavf", "s")
+    assert {"--dev"} == completed("emuiavf", "fdb", "--d")
     assert {"tx-hang"} == completed("emuiavf", "inject", "vf0", "tx")
     assert {"mac", "mtu", "min-rate", "max-rate"} == completed("emuiavf", "set", "vf0", "m")
     assert {"auto"} == completed("emuiavf", "set", "vf0", "link-state", "a")

@@ -10,7 +10,7 @@ import pytest
 
 from emuiavf.control import client, place
 from emuiavf.control.client import ControlClient, NoServer
-from emuiavf.control.methods import Reset, Show, VfState
+from emuiavf.control.methods import Fdb, FdbEntry, FdbPage, Reset, Show, VfState
 from emuiavf.control.rpc import respond
 from emuiavf.control.server import ControlServer
 from emuiavf.errors import ConfigError
@@ -22,6 +22,7 @@ def state(name: str) -> VfState:
         name=name, driver="none", mac="02:00:00:00:00:01", mac_locked=False, link="up",
         queue_pairs=4, vlan=0, qos=0, proto="802.1Q", spoofchk=False, trust=True,
         link_state="auto", min_rate=0, max_rate=0, mtu=9702, injected=[], answered={}, refused={},
+        rules={},
     )  # fmt: skip
 
 
@@ -36,7 +37,11 @@ class Process:
         self.thread = threading.Thread(target=self.loop.run)
         self.thread.start()
 
-    def call(self, method: object, params: object) -> list[VfState] | None:
+    def call(self, method: object, params: object) -> list[VfState] | FdbPage | None:
+        if isinstance(params, Fdb):
+            entry = FdbEntry("02:00:00:00:00:01", "tap0", params.start, params.switch, "learned", 0)
+            following = {0: 10, 10: 20, 20: 0, 30: 30}
+            return FdbPage([entry], following[params.start])
         if isinstance(params, Show):
             return [state(name) for name in self.names]
         assert isinstance(params, Reset)
@@ -75,6 +80,11 @@ def test_process_that_has_the_vf_is_found(processes: list[Process]) -> None:
         with client.find(name) as found:
             found.call("reset", Reset(name))
         assert process.resets == [name]
+
+
+def test_parts_of_an_answer_are_asked_for_one_after_the_other(processes: list[Process]) -> None:
+    with ControlClient(processes[0].server.path) as found:
+        assert [entry.vlan for entry in client.fdb(found, "sw0")] == [0, 10, 20]
 
 
 def test_result_has_its_type(processes: list[Process]) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from emuiavf.control import methods
-from emuiavf.control.methods import MAX_RATE, METHODS, Set, VfState
-from emuiavf.control.service import Service, handler
+from emuiavf.control.methods import MAX_RATE, METHODS, FdbEntry, Set, SwitchState, VfState
+from emuiavf.control.service import MAX_PAGE, Service, handler
+from emuiavf.datapath.switches import Station, SwitchView
 from emuiavf.emudev.host import Injections, VfView
 from emuiavf.errors import ConfigError
 from emuiavf.policy import TPID_8021AD, LinkPolicy, VfPolicy
@@ -39,11 +40,24 @@ class FakeVf:
         self.resets += 1
 
 
+class FakeSwitching:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, int]] = []
+
+    def switches(self) -> list[SwitchView]:
+        return [SwitchView("sw0", ("a", "b"), 300, 10, 2, 1)]
+
+    def fdb(self, name: str, start: int, most: int) -> tuple[list[Station], int]:
+        self.asked.append((name, start, most))
+        return [Station(MAC, 5, "a", 3), Station(MAC, 0, "b", 0, permanent=True)], 77
+
+
 class Bench:
     def __init__(self) -> None:
         self.vfs = {name: FakeVf(name) for name in ("emu_iavf0", "emu_iavf1", "emu_other1")}
         self.vf = self.vfs["emu_iavf0"]
-        self.service = Service(lambda: self.vfs)
+        self.switching = FakeSwitching()
+        self.service = Service(lambda: self.vfs, self.switching)
 
     def call(self, name: str, params: Any) -> Any:
         return self.service.call(METHODS[name], params)
@@ -87,6 +101,19 @@ def test_show_lists_all_or_one(bench: Bench) -> None:
     (state,) = bench.call("show", methods.Show("vf0"))
     assert (state.mac, state.driver, state.link) == ("02:00:00:00:00:01", "ready", "up")
     assert state.injected == ["link-down"]
+
+
+def test_switches_and_what_they_know(bench: Bench) -> None:
+    (switch,) = bench.call("switches", methods.Switches())
+    assert switch == SwitchState("sw0", ["a", "b"], 300, 10, 2, 1)
+    page = bench.call("fdb", methods.Fdb("sw0", 12))
+    assert bench.switching.asked == [("sw0", 12, MAX_PAGE)]
+    mac = "02:00:00:00:00:01"
+    assert page.entries == [
+        FdbEntry(mac, "a", 5, "sw0", "learned", 3),
+        FdbEntry(mac, "b", 0, "sw0", "permanent", 0),
+    ]
+    assert page.next == 77
 
 
 @pytest.mark.parametrize(

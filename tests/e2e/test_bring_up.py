@@ -20,7 +20,7 @@ from emuiavf.iavf.device import IavfDevice
 from emuiavf.loop import Loop
 from emuiavf.vfio_user.client import Client, eventfds
 from emuiavf.vfio_user.server import Server
-from tests.fakes.vf_driver import LINUX, CallbackBar, Received, VfDriver
+from tests.fakes.vf_driver import LINUX, ClientBar, Received, VfDriver
 
 MAC = bytes.fromhex("525400123456")
 RAM_SIZE = 16 << 20
@@ -106,14 +106,7 @@ class Guest:
         self.irqs = eventfds(3)
         self.client.set_eventfds(self.irqs)
         self.client.region_write(CONFIG, 4, b"\x06\x00")
-        self.driver = VfDriver(
-            self.ram,
-            CallbackBar(
-                lambda offset, count: self.client.region_read(BAR0, offset, count),
-                lambda offset, data: self.client.region_write(BAR0, offset, data),
-            ),
-            LINUX,
-        )
+        self.driver = VfDriver(self.ram, ClientBar(self.client), LINUX)
 
     def close(self) -> None:
         self.client.close()

@@ -12,6 +12,8 @@ from emuiavf.errors import MemoryFault
 from emuiavf.iavf import regs
 from emuiavf.iavf.regs import AqDescriptor, AqFlag
 from emuiavf.pci.regs import Register
+from emuiavf.vfio_user.client import Client
+from emuiavf.vfio_user.wire import RegionIndex
 
 ENABLE = 0x8000_0000
 BUFFER_SIZE = 4096
@@ -295,3 +297,16 @@ class CallbackBar:
 
     def write32(self, offset: int, value: int) -> None:
         self.write(offset, value.to_bytes(4, "little"))
+
+
+@dataclass
+class ClientBar:
+    """BAR0 of the device that a client has connected to."""
+
+    client: Client
+
+    def read32(self, offset: int) -> int:
+        return self.client.read32(RegionIndex.BAR0, offset)
+
+    def write32(self, offset: int, value: int) -> None:
+        self.client.write32(RegionIndex.BAR0, offset, value)

@@ -81,6 +81,9 @@ class FakeControl:
         taken, self.faults = self.faults, []
         return taken
 
+    def flow_hits(self) -> dict[int, int]:
+        return {3: 7}
+
     def forget_tx_tails(self) -> None:
         self.tails_forgotten += 1
 

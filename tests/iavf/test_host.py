@@ -135,6 +135,10 @@ def test_reset_gives_notice(bench: Bench, host: IavfHost, driver: VfDriver) -> N
     again(bench, driver)
 
 
+def test_view_has_the_matches_of_rules(host: IavfHost) -> None:
+    assert host.view.rules == {3: 7}
+
+
 def test_view_says_how_far_the_driver_is(bench: Bench, host: IavfHost) -> None:
     assert host.view.driver == "not ready"
     driver = bench.driver()

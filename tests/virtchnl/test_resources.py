@@ -295,6 +295,10 @@ def test_port_vlan_hides_everything_about_tags() -> None:
 def test_largest_frame_is_what_the_host_allows(policy: VfPolicy, frame: int) -> None:
     vf = FakeVf(policy).bring_up()
     assert vf.resources().max_mtu == frame
-    for size, status in ((frame, Status.SUCCESS), (frame + 1, Status.ERR_PARAM)):
+    longest = 9724 if policy.port_vlan else 9728
+    for size in (frame - 1, frame, min(frame + 1, longest), longest):
         pairs = [pair(0, rx_max_pkt_size=size)]
-        assert vf.status(Op.CONFIG_VSI_QUEUES, m.VsiQueueConfig(1), pairs) == status
+        assert vf.status(Op.CONFIG_VSI_QUEUES, m.VsiQueueConfig(1), pairs) == Status.SUCCESS
+        assert vf.datapath.last("configure_rx").max_pkt_size == min(size, frame)
+    pairs = [pair(0, rx_max_pkt_size=longest + 1)]
+    assert vf.status(Op.CONFIG_VSI_QUEUES, m.VsiQueueConfig(1), pairs) == Status.ERR_PARAM
