@@ -1,7 +1,7 @@
 """Debian's own DPDK and what runs on it, unpacked below a cache folder; for benches and tests.
 
-Fetched as the VM tests fetch QEMU, and run with the loader and libraries that come with it: nothing
-is installed, no root rights are needed.  EMUIAVF_DPDK_CACHE names another folder.
+Run with the loader and libraries that come with it, see debian.py; EMUIAVF_DPDK_CACHE names another
+folder.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.harness import fetch as fetcher
+from bench import debian
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "dpdk"
 FORM = 1  # of the cache; another form is fetched anew
@@ -118,7 +118,7 @@ def is_fetched(cache: Path, release: Release) -> bool:
 
 
 def fetched(cache: Path, release: Release) -> Dpdk:
-    """A release in the cache, fetched where it is not there yet.  fetcher.Failed when it cannot."""
+    """A release in the cache, fetched where it is not there yet.  debian.Failed when it cannot."""
     top = release.folder(cache)
     top.mkdir(parents=True, exist_ok=True)
     with open(top / ".lock", "w") as lock:
@@ -143,7 +143,7 @@ def find(*, fetch: bool = True, cache: Path | None = None) -> Testpmd:
             raise Missing("no dpdk-testpmd, and no apt to fetch it with")
     try:
         found = fetched(cache, PEERS)
-    except fetcher.Failed as reason:
+    except debian.Failed as reason:
         raise Missing(f"no dpdk-testpmd: {reason}") from None
     if not _has_drivers(found.root / "usr/lib"):
         raise Missing(f"{found.root}: not all of {', '.join(PEER_DRIVERS)}; remove its folder")
@@ -165,13 +165,12 @@ def _described(command: Iterable[str], options: Iterable[str] = ()) -> Testpmd:
 
 
 def _unpack(top: Path, release: Release) -> list[dict[str, object]]:
-    apt = fetcher.Apt(str(top))
+    apt = debian.Apt(str(top))
     apt.configure([release.suite])
     apt.update()
     debs = apt.closure(release.packages, release.suite)
     shutil.rmtree(top / "root", ignore_errors=True)
-    fetcher.unpack_root(debs, str(top / "root"))
-    packages = [fetcher.record(deb) for deb in debs]
-    shutil.rmtree(apt.top)
-    shutil.rmtree(apt.debs)
+    debian.unpack(debs, str(top / "root"))
+    packages = [debian.record(deb) for deb in debs]
+    apt.tidy()
     return packages

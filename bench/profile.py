@@ -30,7 +30,7 @@ from bench.bench_ring import DST, SRC
 from bench.callgrind import Costs, count_steps
 from bench.frames import tcp4, udp4
 from bench.perf_counters import Counters
-from bench.rig import CSUM_UDP, TSO_TCP, VLAN, Drained, Fed, Pair
+from bench.rig import CSUM_UDP, TSO_TCP, VLAN, Drained, Fed, Pair, Told
 from emuiavf.datapath import _worker
 
 FIGURES = Path(__file__).resolve().with_name("instructions.json")
@@ -43,7 +43,7 @@ SLACK = 0.5
 # Function names begin so; what a turn spends outside of them is the routing.
 STAGES = {
     "take": ("tx_take", "gen_take"),
-    "put": ("vf_put", "null_put"),
+    "put": ("vf_put", "null_put", "verify_put"),
     "judge": ("burst_judge",),
     "done": ("tx_done", "gen_done"),
 }
@@ -68,6 +68,7 @@ class Case:
 
 
 SMALL, LARGE = udp4(64, SRC, DST), udp4(1518, SRC, DST)
+OTHER = udp4(72, SRC, DST)
 BIG = tcp4(15 * 2048, SRC, DST)
 CASES = {
     "bare_64": Case("64 bytes, no verdict and no hash", partial(Pair, SMALL)),
@@ -76,6 +77,14 @@ CASES = {
     "vlan_64": Case(
         "64 bytes, a tag inserted and stripped again",
         partial(Pair, SMALL, strip=True, request=VLAN),
+    ),
+    "mixed_64": Case(
+        "64 and 72 bytes by turns, all of it",
+        partial(Pair, SMALL, OTHER, judged=True),
+    ),
+    "strip_64": Case(
+        "64 bytes, all of it, and tags would be stripped if there were any",
+        partial(Pair, SMALL, judged=True, strip=True),
     ),
     "csum_64": Case(
         "64 bytes, checksums filled in",
@@ -86,6 +95,7 @@ CASES = {
     ),
     "sink_64": Case("64 bytes into a port that counts", partial(Drained, SMALL)),
     "gen_64": Case("64 bytes from a generating port, judged", partial(Fed, 64, judged=True)),
+    "verify_64": Case("64 bytes from a generating port into a verifying one", partial(Told, 64)),
     "bare_1518": Case("1518 bytes, no verdict and no hash", partial(Pair, LARGE)),
     "judged_1518": Case("1518 bytes, all of it", partial(Pair, LARGE, judged=True)),
     "csum_1518": Case(

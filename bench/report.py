@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 Results = dict[str, float]
+# What is promised of the results, in sentences, and whether it was kept.
+Verdict = Callable[[Results], dict[str, bool]]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,12 +58,22 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def show(title: str, results: Results, meaning: Mapping[str, str], as_json: bool) -> None:
+def show(
+    title: str,
+    results: Results,
+    meaning: Mapping[str, str],
+    as_json: bool,
+    verdict: Verdict | None = None,
+) -> None:
+    said = verdict(results) if verdict else {}
     if as_json:
         rounded = {key: round(value, 3) for key, value in results.items()}
-        print(json.dumps({"bench": title, **machine(), "results": rounded}))
+        judged = {"verdict": said} if verdict else {}
+        print(json.dumps({"bench": title, **machine(), "results": rounded, **judged}))
     else:
         Console().print(table(title, results, meaning))
+        for sentence, kept in said.items():
+            print("kept:    " if kept else "not kept:", sentence)
 
 
 def main(
@@ -70,9 +82,10 @@ def main(
     arguments: Callable[[argparse.ArgumentParser], None],
     run: Callable[[argparse.Namespace], Results],
     meaning: Mapping[str, str],
+    verdict: Verdict | None = None,
 ) -> None:
     """A bench as a program of its own: its options, its numbers."""
     made = parser(text)
     arguments(made)
     args = made.parse_args()
-    show(title, run(args), meaning, args.json)
+    show(title, run(args), meaning, args.json, verdict)

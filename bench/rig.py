@@ -4,6 +4,7 @@ A round restores the descriptors of both rings, moves the tails on by a whole ri
 lets the engine step in this very thread; only the step is timed.
 """
 
+import itertools
 import mmap
 import os
 import time
@@ -90,21 +91,22 @@ class Guest:
         self.vf.set_bus_master(True)
         self.vf.enable(1, 1)
 
-    def load(self, frame: bytes, request: Request) -> int:
-        """The frame that every Tx descriptor, or every group of them, sends; the group's size."""
-        data = np.frombuffer(frame, np.uint8)
+    def load(self, frame: bytes, request: Request, *others: bytes) -> int:
+        """The frame that every Tx descriptor, or every group of them, sends, by turns with others
+        that need no group; the group's size."""
         if request.mss == 0:
-            for address in self.tx_buffers:
-                self.memory[int(address) : int(address) + len(frame)] = data
-            self.tx_fresh[:, 0] = self.tx_buffers
-            self.tx_fresh[:, 1] = TX_LAST | request.command | len(frame) << 34
+            turns = itertools.cycle((frame, *others))
+            for slot, sent in zip(range(self.ring_len), turns, strict=False):
+                address = int(self.tx_buffers[slot])
+                self.memory[address : address + len(sent)] = np.frombuffer(sent, np.uint8)
+                self.tx_fresh[slot] = address, TX_LAST | request.command | len(sent) << 34
             self.tx_fresh[REPORT_EVERY - 1 :: REPORT_EVERY, 1] |= TX_REPORT
             return 1
         buffers = -(-len(frame) // BUFFER)
         group = 1 + buffers
         address = int(self.tx_buffers[0])
         context = TX_CONTEXT | TX_SEGMENT | len(frame) - TCP_HEADERS << 30 | request.mss << 50
-        self.memory[address : address + len(frame)] = data
+        self.memory[address : address + len(frame)] = np.frombuffer(frame, np.uint8)
         if self.ring_len % group:
             raise ValueError(f"{self.ring_len} descriptors are not a number of groups of {group}")
         for first in range(0, self.ring_len, group):
@@ -127,7 +129,7 @@ class Guest:
 
 
 class Pair:
-    """Two guests joined 1:1: the first one sends, the second one receives.
+    """Two guests joined 1:1: the first one sends the frames by turns, the second one receives.
 
     `judged`: the receiver gets verdicts of checksums; `hashed`: and hashes (as judged, without);
     `strip`: tags in the descriptor.  `switched`: by a switch, with a third one that gets nothing.
@@ -137,7 +139,7 @@ class Pair:
     def __init__(
         self,
         frame: bytes,
-        *,
+        *others: bytes,
         ring_len: int = 512,
         judged: bool = False,
         hashed: bool | None = None,
@@ -151,7 +153,7 @@ class Pair:
         self.sender, self.receiver = (
             Guest(name, mac, ring_len, judged, hashed, strip) for name, mac in macs.items()
         )
-        self.group = self.sender.load(frame, request)
+        self.group = self.sender.load(frame, request, *others)
         self._guests = [self.sender, self.receiver]
         if switched:
             self._guests.append(Guest("other", OTHER_MAC, ring_len, judged, hashed, strip))
@@ -236,6 +238,29 @@ class Fed:
         took = timed(self.engine, self.turns, around)
         expect(int(self.receiver.rows[0, RX_PACKETS]) - before, self.frames)
         self._received += self.frames
+        return took
+
+
+class Told:
+    """A generating port that feeds a verifying one.  `frames` is what one round delivers."""
+
+    def __init__(self, size: int, *, turns: int = 16) -> None:
+        self.engine = Engine()
+        gen, _ = _port("gen", size=str(size))
+        verify, rows = _port("verify")
+        self._told = rows[2]
+        for endpoint in (gen, verify):
+            self.engine.add(endpoint)
+        self.engine.connect(gen, verify)
+        self.turns = turns
+        self.frames = turns * BURST
+
+    def round(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
+        """Make and check frames; nanoseconds it took.  RuntimeError when some were not right."""
+        before = self._told.tolist()
+        took = timed(self.engine, self.turns, around)
+        frames, *others = (now - was for now, was in zip(self._told.tolist(), before, strict=True))
+        expect(frames - sum(others[:3]), self.frames)
         return took
 
 

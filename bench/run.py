@@ -43,7 +43,8 @@ def main() -> None:
         bench = BENCHES[name]
         own = report.parser(bench.__doc__)
         bench.arguments(own)
-        report.show(name, bench.run(own.parse_args([])), bench.MEANING, as_json)
+        results = bench.run(own.parse_args([]))
+        report.show(name, results, bench.MEANING, as_json, getattr(bench, "verdict", None))
 
 
 if __name__ == "__main__":

@@ -59,8 +59,25 @@ def test_bench_gives_every_number(bench) -> None:
 
 @pytest.mark.slow
 def test_idle_devices_are_told_in_every_mode() -> None:
-    results = results_of(bench_idle, "--seconds", "0.1", "--frames", "3")
+    results = results_of(bench_idle, "--seconds", "0.2", "--frames", "3")
     assert results.keys() == bench_idle.MEANING.keys()
+    # One more than fit into the time may come at its edges.
+    for mode in ("busy", "adaptive", "trap"):
+        for interval_us in bench_idle.ITR_US:
+            assert 0 < results[f"{mode}_itr_{interval_us}_per_s"] <= 1e6 / interval_us + 2 / 0.2
+
+
+def test_an_idle_device_is_judged_by_what_it_costs_and_adds() -> None:
+    kept = dict.fromkeys(bench_idle.MEANING, 1.0)
+    assert all(bench_idle.verdict(kept).values())
+    for key, value in (
+        ("adaptive_8_cpu_percent", 2.1),
+        ("trap_cpu_percent", 2.1),
+        ("adaptive_added_1000ms_us", 61.0),
+        ("floor_cpu_percent", 5.0),
+    ):
+        (broken,) = [said for said, so in bench_idle.verdict(kept | {key: value}).items() if not so]
+        assert broken.startswith(key.split("_cpu")[0].split("_added")[0])
 
 
 @pytest.mark.slow
