@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from bench import debian
 from bench import hugepages as huge
 from bench.dpdk import OVS, RELEASES, Dpdk, cache_folder, fetched
 from tests.dpdk.testpmd import Testpmd
 from tests.vm.harness import asked
-from tests.vm.harness import fetch as fetcher
 from tests.vm.harness.backend import BackendProcess
 
 # Debian's next one has it: it needs another C library than this machine's, and may be gone there
@@ -42,7 +42,7 @@ def dpdk(request: pytest.FixtureRequest) -> Dpdk:
     """The releases of DPDK, one after the other; fetched on the first run."""
     try:
         return fetched(cache_folder(), RELEASES[request.param])
-    except fetcher.Failed as reason:
+    except debian.Failed as reason:
         if request.param != NEWEST:
             raise
         pytest.skip(f"DPDK {NEWEST} cannot be had: {reason}")

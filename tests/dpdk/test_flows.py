@@ -81,6 +81,7 @@ def default_rss(testpmd: Testpmd) -> model.Rss:
     return rss
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     ("rule", "headers", "algorithm"),
     [
@@ -105,7 +106,7 @@ def default_rss(testpmd: Testpmd) -> model.Rss:
 def test_rss_rules_hash_what_they_say(
     bench: Bench, rule: str, headers: model.Headers, algorithm: int
 ) -> None:
-    frames = mixture(7, 250)
+    frames = mixture(7, 1000)
     bench.serve("--connect", "emu_iavf0,emu_iavf1", devices=2)
     with Tester(bench.folder / "vf1.sock") as tester, bench.testpmd(options=OPTIONS) as testpmd:
         testpmd("port config all rss all")
@@ -124,7 +125,7 @@ def test_rss_rules_hash_what_they_say(
 
 @pytest.mark.newest
 def test_port_config_rss_chooses_what_is_hashed(bench: Bench) -> None:
-    frames = mixture(8, 250)
+    frames = mixture(8, 1000)
     bench.serve("--connect", "emu_iavf0,emu_iavf1", devices=2)
     with Tester(bench.folder / "vf1.sock") as tester, bench.testpmd(options=OPTIONS) as testpmd:
         testpmd("start")
@@ -191,7 +192,7 @@ def wanted(rules: list[model.Rule], rss: model.Rss, frames: list[bytes]) -> list
 
 @pytest.mark.newest
 def test_flow_director_rules_steer_drop_and_end(bench: Bench) -> None:
-    frames = mixture(9, 400)
+    frames = mixture(9, 1000)
     bench.serve("--connect", "emu_iavf0,emu_iavf1", devices=2)
     with Tester(bench.folder / "vf1.sock") as tester, bench.testpmd(options=OPTIONS) as testpmd:
         testpmd("port config all rss all")

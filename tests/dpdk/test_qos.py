@@ -59,6 +59,7 @@ def sent_until(backend: BackendProcess, least: int) -> tuple[list[int], float]:
         assert time.monotonic() < began + 60, sent
 
 
+@pytest.mark.newest
 def test_committed_hierarchy_holds_each_queue_to_its_rate(bench: Bench) -> None:
     """That a queue reaches its rate to 5 % is for a clock of its own: tests/test_ring_limits.py."""
     control = str(bench.folder / "control")
@@ -123,6 +124,7 @@ def test_refused_rate_then_one_queue_with_a_rate_and_one_without(bench: Bench) -
     assert free > 4 * slow
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("size", "refused"), [(256, False), (300, True)])
 def test_quanta_of_the_devargs_are_set_at_start(bench: Bench, size: int, refused: bool) -> None:
     """net_iavf lets 300 pass, warns of what it gets, and starts."""

@@ -54,6 +54,7 @@ def prepare(testpmd: Testpmd, outer_udp: str) -> None:
     testpmd("start")
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("outer_udp", ["hw", "sw"])
 def test_packets_in_packets_are_cut_and_finished(bench: Bench, outer_udp: str) -> None:
     """Outer UDP checksums asked for, and packets that have none."""

@@ -4,7 +4,6 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from emuiavf.guest.driver import VfDriver
@@ -33,12 +32,7 @@ class Tester:
         assert self.vf.channel.wait_link()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.vf.close()
 
     def send(self, frames: Sequence[bytes | TxFrame]) -> None:

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from emuiavf.emudev.info import DmaProt
@@ -18,7 +17,7 @@ from emuiavf.iavf import regs
 from emuiavf.stats import SegmentId, SegmentView
 from emuiavf.vfio_user.client import Client, eventfds
 from emuiavf.virtchnl.ops import Op, Status
-from tests.fakes.vf_driver import LINUX, CallbackBar, Received, VfDriver
+from tests.fakes.vf_driver import LINUX, ClientBar, Received, VfDriver
 from tests.hostile.backend import wait_for
 
 BAR0, BAR3, CONFIG = 0, 3, 7
@@ -103,22 +102,10 @@ class Intruder:
         self.stack.callback(self.ram.close)
         self.client.dma_map(0, self.ram.size, self.ram.fd)
         self.client.region_write(CONFIG, 4, b"\x06\x00")
-        self.driver = VfDriver(
-            self.ram,
-            CallbackBar(
-                lambda offset, count: self.client.region_read(BAR0, offset, count),
-                lambda offset, data: self.client.region_write(BAR0, offset, data),
-            ),
-            LINUX,
-        )
+        self.driver = VfDriver(self.ram, ClientBar(self.client), LINUX)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stack.close()
 
     # Registers and messages

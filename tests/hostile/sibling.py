@@ -1,7 +1,6 @@
 """The bystander: our own guest driver with traffic on another device of the attacked backend."""
 
 import threading
-from types import TracebackType
 from typing import Self
 
 from emuiavf._pattern import flow_header
@@ -45,12 +44,7 @@ class Sibling:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _run(self) -> None:

@@ -1,6 +1,7 @@
 """What ethtool and tc of a guest say of flows, seen in the queues that the flows arrive on."""
 
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def default_rss() -> model.Rss:
 
 
 def test_rx_flow_hash_of_udp_by_source_address(rig: Rig) -> None:
-    frames = mixture(1, 500)
+    frames = mixture(1, 1000)
     rss = default_rss()
     assert_like(rig, frames, rss, [])
     rig.ethtool("-N rx-flow-hash udp4 s")
@@ -103,7 +104,7 @@ def test_rx_flow_hash_of_udp_by_source_address(rig: Rig) -> None:
 
 
 def test_rx_flow_hash_of_tcp_by_destination_port(rig: Rig) -> None:
-    frames = mixture(2, 500)
+    frames = mixture(2, 1000)
     rig.ethtool("-N rx-flow-hash tcp4 n")
     rss = default_rss()
     rss.add(((IPV4, 0), (TCP_, 2)))
@@ -112,12 +113,35 @@ def test_rx_flow_hash_of_tcp_by_destination_port(rig: Rig) -> None:
     assert_like(rig, frames, default_rss(), [])
 
 
+def turned(frame: bytes) -> bytes:
+    """The other way of a flow: addresses and ports change places."""
+    return frame[:26] + frame[30:34] + frame[26:30] + frame[36:38] + frame[34:36] + frame[38:]
+
+
+def test_symmetric_hash_has_both_ways_of_a_flow_on_one_queue(rig: Rig) -> None:
+    if rig.kernel == "6.1":
+        pytest.skip("iavf of 6.1 has no other hash than Toeplitz")
+    there = mixture(6, 500)
+    frames = there + [turned(frame) for frame in there]
+    rss = model.Rss(KEY, LUT, ALL_CLASSES, symmetric=True)
+    assert all(rss.queue(one) == rss.queue(turned(one)) for one in there)
+    plain = default_rss()
+    assert any(plain.queue(one) != plain.queue(turned(one)) for one in there)
+    rig.ethtool("-X xfrm symmetric-xor")
+    try:
+        assert_like(rig, frames, rss, [])
+        assert re.search(r"symmetric-xor: on", rig.ethtool("-x"))
+    finally:
+        rig.ethtool(f"-X {measure.XFRM_NONE}")
+    assert_like(rig, frames, plain, [])
+
+
 def port(number: int) -> bytes:
     return bytes(2) + number.to_bytes(2, "big") + bytes(60)
 
 
 def test_ntuple_rules_steer_and_drop(rig: Rig) -> None:
-    frames = mixture(3, 500)
+    frames = mixture(3, 1000)
     rig.ethtool("-N flow-type udp4 dst-port 2003 action 3")
     rig.ethtool("-N flow-type udp4 dst-port 2004 action -1")
     rig.ethtool("-N flow-type tcp4 src-ip 10.77.0.12 dst-port 2005 action 2")
@@ -143,7 +167,7 @@ def test_u32_filters_steer_and_drop(rig: Rig) -> None:
     """tc says them as raw patterns: bits at offsets, for the device alone (`skip_sw`)."""
     if rig.kernel == "6.1":
         pytest.skip("iavf of 6.1 does not offload u32")
-    frames = mixture(5, 500)
+    frames = mixture(5, 1000)
     rig.ethtool("-K hw-tc-offload on")
     name = rig.ifname
     add = f"tc filter add dev {name} ingress protocol ip prio {{}} u32 skip_sw {{}} action {{}}"

@@ -1,5 +1,6 @@
 """A guest that is up and does nothing costs next to nothing."""
 
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from tests.vm.harness.rig import Rig
 
 KERNELS = ("6.12",)
 WATCHED_S = 5.0
+# A guest that has just booted still sends now and then: most of the times have to be idle.
+WINDOWS = 3
 ALLOWED = 0.03
 
 
@@ -26,8 +29,12 @@ def rig(
 def test_an_idle_backend_uses_three_percent_of_a_core_at_most(rig: Rig) -> None:
     assert rig.ping(50).clean
     rig.vm.check("sleep 1")
-    before, began = rig.backend.cpu_seconds(), time.monotonic()
-    rig.vm.check(f"sleep {WATCHED_S:g}")
-    used = (rig.backend.cpu_seconds() - before) / (time.monotonic() - began)
-    assert used <= ALLOWED, f"{used:.1%} of a core"
+    used: list[float] = []
+    for _ in range(WINDOWS):
+        before, began = rig.backend.cpu_seconds(), time.monotonic()
+        rig.vm.check(f"sleep {WATCHED_S:g}")
+        used.append((rig.backend.cpu_seconds() - before) / (time.monotonic() - began))
+    assert statistics.median(used) <= ALLOWED, (
+        " ".join(f"{share:.1%}" for share in used) + " of a core"
+    )
     assert rig.ping(50).clean

@@ -80,8 +80,11 @@ def no_checksum_errors(vm: Guest) -> None:
 
 @pytest.mark.parametrize("size", [64, 1472])
 def test_no_ping_is_lost_between_two_vfs(vm: Guest, size: int) -> None:
-    result = measure.ping(vm, NEAR, 500, size, prefix=IN_SENDER)
-    assert result.clean, result
+    # The first by itself, and not asked again: of those that come every 2 ms Linux drops, before
+    # any device has them, what waits for ARP beyond a few hundred.
+    for count in (1, 500):
+        result = measure.ping(vm, NEAR, count, size, prefix=IN_SENDER)
+        assert result.clean, result
 
 
 @pytest.mark.parametrize("direction", ["", "-R"], ids=["first to second", "second to first"])

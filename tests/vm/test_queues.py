@@ -3,6 +3,7 @@
 The device has 64, of which a driver that does not ask for more than 16 sees nothing.
 """
 
+import json
 import random
 import re
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.harness import measure
+from tests.vm.harness.backend import control, wait_until
 from tests.vm.harness.netns import Namespace
 from tests.vm.harness.rig import Rig
 
@@ -54,8 +56,11 @@ def rig(
     kernel: str, cache: Path, host: Namespace, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp(f"queues-{kernel}")
+    backend = ("--control", str(folder / "control"))
     with (
-        Rig(cache, kernel, host, folder, queues=QUEUES, pairs=DEVICE_PAIRS) as ready,
+        Rig(
+            cache, kernel, host, folder, queues=QUEUES, pairs=DEVICE_PAIRS, backend=backend
+        ) as ready,
         measure.iperf_server(host, cache, SERVER_PORT),
     ):
         ready.change(f"ethtool -L {ready.ifname} combined {QUEUES}")
@@ -99,10 +104,19 @@ def test_interrupts_stay_under_their_itr(rig: Rig) -> None:
     assert all(0 < count <= limit for count in grown.values()), (grown, limit)
 
 
+def tables(rig: Rig) -> int:
+    """How many RSS tables the device has been given."""
+    (state,) = json.loads(control(rig.folder / "control", "show", "--json"))
+    return int(state["answered"].get("CONFIG_RSS_LUT", 0))
+
+
 def test_every_queue_can_be_the_only_one(rig: Rig) -> None:
     for queue in range(QUEUES):
         weights = " ".join("1" if i == queue else "0" for i in range(QUEUES))
+        given = tables(rig)
         rig.ethtool(f"-X weight {weights} {measure.XFRM_NONE}")
+        # iavf's watchdog sends the table after ethtool has returned.
+        wait_until(lambda given=given: tables(rig) > given, 10, "the table is sent")
         before = rig.guest_stats()
         measure.iperf(rig.vm, rig.net.host, "-R -P 2", seconds=1)
         after = rig.guest_stats()

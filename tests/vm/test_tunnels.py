@@ -27,8 +27,6 @@ from tests.vm.harness.backend import BackendProcess, vfio_user_device, wait_unti
 from tests.vm.harness.guest import Guest
 from tests.vm.harness.netns import Namespace
 
-# One is enough: iavf of the others asks for these offloads as this one does.
-KERNELS = ("6.12",)
 ENDS = ("left", "right")
 HERE = "ip netns exec left"
 FEATURES = (
@@ -50,6 +48,7 @@ TUNNELS = {
     "gre-key": "type gre local @4 remote #4 key 7",
     "gre-csum": "type gretap local @4 remote #4 csum",
     "gre6": "type ip6gre local @6 remote #6",
+    "gre6-no-limit": "type ip6gre local @6 remote #6 encaplimit none",
     "ipip": "type ipip local @4 remote #4",
     "sit": "type sit local @4 remote #4",
     "ip6tnl": "type ip6tnl mode any local @6 remote #6",
@@ -57,7 +56,13 @@ TUNNELS = {
 # What they carry, if not IPv4 and IPv6.
 ONLY = {"ipip": ["4"], "sit": ["6"]}
 # Tunnels whose large packets Linux hands over whole; it cuts those of the others before.
-LARGE = {"vxlan", "vxlan-no-csum", "vxlan6", "geneve", "geneve6", "gre-key", "gre-csum"}
+LARGE = {"vxlan", "vxlan-no-csum", "vxlan6", "geneve", "geneve6"}
+LARGE |= {"gre-key", "gre-csum", "gre6-no-limit"}
+# 6.1 loses the large packets of it above the driver, with skb_warn_bad_offload, as it does on any
+# NIC with NETIF_F_IPV6_CSUM alone: the encapsulation limit is an IPv6 extension header outside,
+# and only one of the two places that must see it does.  See docs/compatibility.md.  Mended by
+# Linux's 5f0764cb1c81 (7.3, 6.12.113).
+LOST = {("6.1", "gre6")}
 SAMPLE = 30
 BYTES = 1 << 20
 
@@ -141,18 +146,22 @@ def rig(
             ifname = measure.interface(guest, mac=mac(index))
             guest.check(
                 f"ip netns add {name} && ip link set {ifname} netns {name} name eth0 && "
+                # A burst of segments finds room: what is lost would have to be sent again, and
+                # slowly.  iavf of 6.1 does not change it on a running interface.
+                f"ip netns exec {name} ethtool -G eth0 rx 4096 && "
                 f"ip -n {name} link set lo up && ip -n {name} link set eth0 up && "
                 f"ip -n {name} addr add 10.90.0.{index + 1}/24 dev eth0 && "
                 f"ip -n {name} addr add fd90::{index + 1}/64 dev eth0 nodad"
             )
             guest.wait(f"ip netns exec {name} grep -q 1 /sys/class/net/eth0/carrier")
-        # A burst of segments finds room: what is lost would have to be sent again, and slowly.
-        guest.check("ip netns exec right ethtool -G eth0 rx 4096")
-        guest.wait("ip netns exec right grep -q 1 /sys/class/net/eth0/carrier")
         guest.check("ip netns exec right iperf3 -s -D >/dev/null")
         for address in ("10.90.0.2", "fd90::2"):
             guest.wait(f"{HERE} ping -n -q -c 1 -W 0.2 {address}", 20)
-        yield Rig(guest, host, cache, backend, folder)
+        try:
+            yield Rig(guest, host, cache, backend, folder)
+        finally:
+            # The namespace is there for the next kernel as well.
+            host.run("ip", "link", "del", "bridge")
         assert measure.complaints(guest) == []
         assert backend.alive()
     assert "Traceback" not in backend.said()
@@ -236,7 +245,9 @@ def test_large_datagrams(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("name", TUNNELS)
-def test_tcp_through_a_tunnel(rig: Rig, name: str) -> None:
+def test_tcp_through_a_tunnel(rig: Rig, kernel: str, name: str) -> None:
+    if (kernel, name) in LOST:
+        pytest.skip(f"Linux {kernel} loses its large packets by itself")
     before = rig.backend.stats("emu_iavf0")
     with rig.tunnel(TUNNELS[name]), rig.capture() as path:
         targets = [{"4": "10.91.0.2", "6": "fd91::2"}[one] for one in ONLY.get(name, ["4", "6"])]

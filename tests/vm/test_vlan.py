@@ -9,7 +9,6 @@ from tests.vm.harness import measure
 from tests.vm.harness.backend import BackendProcess, vfio_user_device
 from tests.vm.harness.guest import Guest
 
-KERNELS = ("6.12", "7")
 ENDS = ("left", "right")
 HERE = "ip netns exec left"
 # Features of the outer tag: off both ways, of TPID 0x8100, of 0x88a8; it has one at a time.

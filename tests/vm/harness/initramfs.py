@@ -30,7 +30,7 @@ import sys
 
 DEFAULT_MODULES = (
     "iavf e1000e igb virtio_net virtio_pci 8021q bonding bridge macvlan "
-    "sch_ingress cls_u32 act_gact act_skbedit "
+    "sch_ingress cls_u32 act_gact act_pedit act_skbedit "
     "vfio-pci vfio_iommu_type1 uio_pci_generic pci-stub "
     "vxlan geneve ip_gre ip6_gre ipip sit ip6_tunnel"
 )

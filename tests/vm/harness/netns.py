@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 _numbers = itertools.count()
@@ -100,12 +99,7 @@ class Namespace:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         for pid in self.pids():  # all of them were started by us, in this very namespace
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)

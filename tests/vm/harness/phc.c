@@ -61,9 +61,9 @@ int main(int argc, char **argv)
         fail("SIOCSHWTSTAMP");
     if (setsockopt(sock, SOL_SOCKET, SO_TIMESTAMPING, &on, sizeof on))
         fail("SO_TIMESTAMPING");
+    print_clock(fd); /* before the first datagram can come */
     if (bind(sock, (struct sockaddr *)&here, sizeof here))
         fail("bind");
-    print_clock(fd);
     for (int i = 0; i < atoi(argv[3]); i++)
         print_datagram(sock);
     print_clock(fd);
