@@ -8,7 +8,7 @@ import pytest
 
 from emuiavf.iavf import regs
 from emuiavf.iavf.adminq import AdminQueue
-from emuiavf.iavf.budget import RESETS_AT_ONCE, Budget
+from emuiavf.iavf.budget import Budget
 from emuiavf.iavf.channel import TURN, Channel
 from emuiavf.iavf.guestlog import LINES, WINDOW_S, GuestLog
 from emuiavf.iavf.reset import Cause, ResetMachine, ResetState
@@ -205,8 +205,7 @@ def test_commands_beyond_the_budget_are_taken_later(rig: Rig) -> None:
 
 
 def test_nothing_is_taken_while_a_reset_is_in_progress(rig: Rig) -> None:
-    for _ in range(RESETS_AT_ONCE + 1):
-        rig.resets.perform(Cause.RESET_VF)
+    rig.resets.perform(Cause.RESET_VF, 1.0)
     assert rig.resets.state is ResetState.HELD
     rig.driver.open()
     rig.driver.send(1)
