@@ -7,7 +7,6 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from emuiavf.errors import ConfigError
 from emuiavf.vfio_user.client import Client
 from tests.cli.process import Running, emuiavf
 from tests.fakes.scratch_device import BAR0
+from tests.timing import best_of
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +42,6 @@ def test_it_may_have_as_many_fds_as_the_system_allows(path: Path) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Running("--vdev", f"emu_scratch0,path={path}") as backend:
         assert resource.prlimit(backend.pid, resource.RLIMIT_NOFILE) == (most, most)
-
-
-def best_of(tries: int, limit_s: float, run: Callable[[], float]) -> float:
-    """The time `run` takes when the machine lets it: a busy one may delay a single try."""
-    best_s = run()
-    while best_s >= limit_s and tries > 1:
-        tries -= 1
-        best_s = min(best_s, run())
-    return best_s
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
