@@ -7,7 +7,7 @@ from emuiavf._atomic cimport (
     store_seq_u32, swap_if_u32, take_one,
 )
 from emuiavf._eventfd cimport event_signal_foreign
-from emuiavf.datapath._frame cimport RX_INTERRUPTS, Poller
+from emuiavf.datapath._frame cimport FOREVER, RX_INTERRUPTS, Poller
 from emuiavf._ring_state cimport (
     DYN_INTENA, DYN_INTERVAL_SHIFT, DYN_ITR_MASK, DYN_ITR_NONE, DYN_ITR_SHIFT, DYN_SWINT_TRIG,
     EVENT_NOW, EVENT_RX, EVENT_TX, Vector, VfPoller, VfRun,
@@ -18,9 +18,6 @@ from emuiavf._ring_watch cimport watch_look
 cdef extern from "wait.h" nogil:
     uint64_t monotonic_ns() noexcept
     void event_signal(int fd) noexcept
-
-
-cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 
 
 cdef void vector_fire(VfRun *vf, Vector *vector, uint64_t now, uint64_t *due) noexcept nogil:

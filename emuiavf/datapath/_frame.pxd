@@ -143,6 +143,8 @@ cdef extern from "frame.h" nogil:
         uint32_t member
         uint64_t full_since
 
+    uint64_t FOREVER
+
     ctypedef struct Poller:
         uint64_t (*poll)(Poller *poller, uint64_t now_ns) noexcept nogil
         const uint32_t *napping

@@ -1,12 +1,8 @@
 from collections.abc import Sequence
 
 from emuiavf.datapath._endpoint import Endpoint, SourceRef
-from emuiavf.datapath._switch import GuardTable, Learned
-
-class SwitchTable:
-    def __init__(
-        self, members: list[Endpoint | None], learned: Learned | None = None, storm: int = 0
-    ) -> None: ...
+from emuiavf.datapath._plan import SwitchTable
+from emuiavf.datapath._switch import GuardTable
 
 class Worker:
     def __init__(self, adaptive: bool, hold_ns: int = ...) -> None: ...

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from emuiavf.datapath._endpoint import Endpoint, SourceRef
+from emuiavf.datapath._plan import SwitchTable
 from emuiavf.datapath._switch import (
     MAX_MEMBERS,
     GuardTable,
@@ -22,7 +23,7 @@ from emuiavf.datapath._switch import (
     is_promised,
     is_way_out,
 )
-from emuiavf.datapath._worker import SwitchTable, Worker
+from emuiavf.datapath._worker import Worker
 from emuiavf.datapath.switches import (
     Station,
     SwitchConf,

@@ -220,11 +220,14 @@ struct FrameSink {
     uint64_t full_since;  /* since when somebody who was promised a share waits for room, or 0; atomic */
 };
 
+/* A time that never comes. */
+#define FOREVER UINT64_MAX
+
 /* Work of an endpoint beside frames (interrupt moderation): called every turn by one worker. */
 typedef struct Poller Poller;
 struct Poller {
     /* Returns the latest time (CLOCK_MONOTONIC ns) by which it wants to be called again, or
-     * UINT64_MAX. */
+     * FOREVER. */
     uint64_t (*poll)(Poller *poller, uint64_t now_ns);
     const uint32_t *napping;  /* the engine's: the worker that calls poll() is about to sleep ... */
     int wake_fd;              /* ... and this eventfd ends its sleep */
