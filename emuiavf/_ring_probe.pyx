@@ -13,45 +13,17 @@ from emuiavf._rxplain cimport (
     PlainFrames, plain_back, plain_back_alike, plain_buffers, plain_copy, plain_copy_alike,
     rx_plain_use,
 )
+from emuiavf._txplain cimport (
+    CPU_AVX2, CPU_BASE, PlainCommon, PlainReach, PlainRun, plain_common, plain_fill, plain_reach,
+    plain_scan, tx_plain_use,
+)
 from emuiavf.datapath._frame cimport BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, Burst, Frame
-from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
+from emuiavf.datapath._judge cimport PlainWish, plain_judge, plain_judge_use
+from emuiavf.datapath._toeplitz cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
 
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size) noexcept
-
-
-cdef extern from "txplain.h" nogil:
-    enum:
-        CPU_BASE
-        CPU_AVX2
-    ctypedef struct PlainRun:
-        uint8_t *hosts[32]
-        uint32_t lens[32]
-        uint32_t reports
-    ctypedef struct PlainCommon:
-        uint64_t bytes
-        uint64_t all
-        uint64_t any
-    PlainCommon plain_common() noexcept
-    ctypedef struct PlainReach:
-        uint32_t longest
-    PlainReach plain_reach(const Extent *hint) noexcept
-    unsigned plain_scan(const uint64_t *desc, unsigned limit, const PlainReach *reach,
-                        PlainRun *run) noexcept
-    unsigned plain_fill(Burst *burst, unsigned first, const PlainRun *run, unsigned count,
-                        uint32_t slot, uint32_t budget, PlainCommon *common) noexcept
-    bint tx_plain_use(int kind) noexcept
-
-
-cdef extern from "judge.h" nogil:
-    ctypedef struct PlainWish:
-        const ToeplitzKey *key
-        uint32_t hashed
-        uint32_t verdict
-    uint32_t plain_judge(Burst *burst, uint32_t mask, const PlainWish *wish,
-                         uint64_t *kind) noexcept
-    bint plain_judge_use(int kind) noexcept
 
 
 KINDS = {"base": CPU_BASE, "avx2": CPU_AVX2}

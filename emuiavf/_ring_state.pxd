@@ -10,7 +10,7 @@ from emuiavf._ring_watch cimport Watch
 from emuiavf.datapath._bucket cimport Bucket
 from emuiavf.datapath._flow cimport FlowTable, HashTable
 from emuiavf.datapath._frame cimport Frame, FrameSink, Poller, Segment, Source
-from emuiavf.datapath._offload cimport ToeplitzKey
+from emuiavf.datapath._toeplitz cimport ToeplitzKey
 
 
 cdef extern from "txdesc.h" nogil:

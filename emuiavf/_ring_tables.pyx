@@ -13,7 +13,7 @@ from emuiavf._ring_state cimport LUT_SIZE, STRIP_INNER, RxSet
 from emuiavf._ring_vectors cimport VfVectors
 from emuiavf.datapath._flow cimport FlowTable, HashTable, flow_build, hash_build
 from emuiavf.datapath._frame cimport BURST_BYTES, ETHER_VLAN, RxFilterTable
-from emuiavf.datapath._offload cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
+from emuiavf.datapath._toeplitz cimport ToeplitzKey, toeplitz_prepare, toeplitz_symmetric
 from emuiavf.datapath._switch cimport filter_build
 
 from emuiavf.emudev.info import DEFAULT_QUANTA

@@ -29,6 +29,10 @@ from emuiavf._ring_state cimport (
     TXD_MACLEN_SHIFT, TXD_NOT_PLAIN, TXD_RS, TX_DESC_SIZE, TxRun, Vector,
 )
 from emuiavf._ring_irq cimport vector_event
+from emuiavf._txplain cimport (
+    PlainCommon, PlainReach, PlainRun, plain_alike, plain_common, plain_fill, plain_reach,
+    plain_scan,
+)
 
 
 cdef extern from "wait.h" nogil:
@@ -40,21 +44,6 @@ cdef extern from *:
     bint likely(bint condition) noexcept nogil
     bint unlikely(bint condition) noexcept nogil
 
-
-cdef extern from "txplain.h" nogil:
-    ctypedef struct PlainRun:
-        uint32_t reports
-    ctypedef struct PlainCommon:
-        uint64_t bytes
-    PlainCommon plain_common() noexcept
-    uint64_t plain_alike(const PlainCommon *common) noexcept
-    ctypedef struct PlainReach:
-        uint32_t longest
-    PlainReach plain_reach(const Extent *hint) noexcept
-    unsigned plain_scan(const uint64_t *desc, unsigned limit, const PlainReach *reach,
-                        PlainRun *run) noexcept
-    unsigned plain_fill(Burst *burst, unsigned first, const PlainRun *run, unsigned count,
-                        uint32_t slot, uint32_t budget, PlainCommon *common) noexcept
 
 cdef enum:
     # Frame.hash until the head is there: which tags are to be inserted, and the length of the inner

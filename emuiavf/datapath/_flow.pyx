@@ -6,12 +6,7 @@ from libc.stdlib cimport calloc, free
 from emuiavf._atomic cimport add_relaxed_u64
 from emuiavf._bits cimport lowest_bit
 from emuiavf.datapath._frame cimport Burst
-
-
-cdef extern from "toeplitz.h" nogil:
-    enum:
-        TOEPLITZ_WINDOWS
-    uint64_t toeplitz_window(const uint8_t *bytes52, unsigned word) noexcept
+from emuiavf.datapath._toeplitz cimport TOEPLITZ_WINDOWS, toeplitz_window
 
 
 cdef int word_build(FlowWord *made, object word) except -1:

@@ -6,6 +6,7 @@ are treated as unknown.  None fails; what cannot be parsed keeps ptype 1 (plain 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from emuiavf.datapath._frame cimport Burst, Frame
+from emuiavf.datapath._toeplitz cimport ToeplitzKey
 
 
 cdef extern from "bytes.h" nogil:
@@ -51,26 +52,6 @@ cdef extern from "csum.h" nogil:
         CSUM_AVX512
     int csum_use(int kind) noexcept
     uint32_t crc32c_add_table(uint32_t crc, const uint8_t *src, size_t len) noexcept
-
-
-cdef extern from "toeplitz.h" nogil:
-    # Precomputed for one 52-byte key: 36 bytes of input (IPv6 addresses and ports).
-    ctypedef struct ToeplitzKey:
-        pass
-
-    void toeplitz_prepare(ToeplitzKey *key, const uint8_t *bytes52) noexcept
-    # Makes a prepared key hash the XOR of both addresses and ports: both directions alike.
-    void toeplitz_symmetric(ToeplitzKey *key) noexcept
-    # `words` of addresses: 2 or 8; ports NULL: addresses only.
-    uint32_t toeplitz_hash(const ToeplitzKey *key, const uint8_t *addresses, unsigned words,
-                           const uint8_t *ports) noexcept
-    # Of `count` flows of IPv4, each its addresses and ports in a row; room for a multiple of four.
-    void toeplitz_flows(const ToeplitzKey *key, const uint8_t *const *flows, unsigned count,
-                        uint32_t *hashes) noexcept
-    enum:
-        TOEPLITZ_LOOP
-        TOEPLITZ_CLMUL
-    int toeplitz_use(int kind) noexcept
 
 
 cdef inline void fill_ip_csum(uint8_t *ip, uint32_t l3_len) noexcept nogil:

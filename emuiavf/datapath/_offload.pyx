@@ -12,23 +12,14 @@ from emuiavf.datapath._frame cimport (
     FRAME_HASHED, FRAME_IPV4, FRAME_IPV6, FRAME_IP_BAD, FRAME_L4_BAD, FRAME_L4_GOOD, FRAME_MAX_LEN,
     FRAME_PARSED, FRAME_TAGGED, FRAME_TUNNEL, L4_NONE, L4_SCTP, L4_TCP, L4_UDP, Burst, Frame,
 )
+from emuiavf.datapath._judge cimport (
+    FRAME_ASKED, FRAME_FOUND, PlainWish, plain_judge, plain_parse,
+)
+from emuiavf.datapath._toeplitz cimport ToeplitzKey, toeplitz_hash
 from emuiavf.datapath._walk cimport (
     KINDS, KIND_FRAGMENT, KIND_HENA, KIND_L4, KIND_OTHER, KIND_TCP, KIND_UDP, L4_FIELD, L4_IP,
     L4_MIN, likely, unlikely, walk_ipv4, walk_ipv6,
 )
-
-
-cdef extern from "judge.h" nogil:
-    enum:
-        FRAME_ASKED
-        FRAME_FOUND
-    ctypedef struct PlainWish:
-        const ToeplitzKey *key
-        uint32_t hashed
-        uint32_t verdict
-    bint plain_parse(Frame *frame) noexcept
-    uint32_t plain_judge(Burst *burst, uint32_t mask, const PlainWish *wish,
-                         uint64_t *kind) noexcept
 
 
 cdef enum:

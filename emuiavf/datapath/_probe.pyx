@@ -15,12 +15,16 @@ from emuiavf.datapath._frame cimport (
     BURST_FRAMES, FRAME_HEAD, FRAME_HEADROOM, FRAME_HEAD_MAX, Burst, Frame, Segment,
 )
 from emuiavf.datapath._offload cimport (
-    CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, TOEPLITZ_CLMUL, TOEPLITZ_LOOP, Csum, ToeplitzKey,
-    burst_judge, crc32c_add, crc32c_add_table, crc32c_final, csum_add, csum_add_copy, csum_fold,
-    csum_init, csum_use, frame_check_request, frame_copy, frame_fill_ip_csum, frame_hash,
-    frame_l4_range, frame_parse, frame_pseudo, frame_settle, toeplitz_flows, toeplitz_hash,
-    toeplitz_prepare, toeplitz_symmetric, toeplitz_use)
+    CSUM_AVX2, CSUM_AVX512, CSUM_SCALAR, Csum, burst_judge, crc32c_add, crc32c_add_table,
+    crc32c_final, csum_add, csum_add_copy, csum_fold, csum_init, csum_use, frame_check_request,
+    frame_copy, frame_fill_ip_csum, frame_hash, frame_l4_range, frame_parse, frame_pseudo,
+    frame_settle,
+)
 from emuiavf.datapath._segment cimport frame_seed_partial, frame_segment_header
+from emuiavf.datapath._toeplitz cimport (
+    TOEPLITZ_CLMUL, TOEPLITZ_LOOP, ToeplitzKey, toeplitz_flows, toeplitz_hash, toeplitz_prepare,
+    toeplitz_symmetric, toeplitz_use,
+)
 from emuiavf.datapath._tunnel cimport frame_check_tunnel
 
 
