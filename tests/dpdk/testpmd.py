@@ -117,6 +117,13 @@ class Testpmd:
             assert time.monotonic() < end, f"{name} is {found[name]}, not {least}"
         return found
 
+    def final_counters(self, port: int = 0) -> dict[str, int]:
+        """The counters after forwarding, and after the ports: until then the device goes on with
+        what testpmd has left in its Tx rings."""
+        self("stop")
+        self("port stop all")
+        return self.counters(port)
+
     def kill(self) -> None:
         """SIGKILL for the program itself; `emuiavf exec` ends likewise."""
         assert self.process is not None
