@@ -248,13 +248,19 @@ def switched(
     return engine, drivers
 
 
+def ways_out(engine: Engine, name: str, ring_len: int) -> list[Driver]:
+    """Two that receive everything, as a TAP does; in no switch yet."""
+    drivers = [Driver(f"{name}{i}", ring_len=ring_len) for i in range(2)]
+    for driver in drivers:
+        driver.enable()
+        driver.post(ring_len - 4)
+        engine.add(driver.vf)
+    return drivers
+
+
 def test_members_join_and_leave_and_what_was_behind_them_is_forgotten() -> None:
     engine, (a, b) = switched(2)
-    uplinks = [Driver(f"uplink{i}", ring_len=64) for i in range(2)]
-    for uplink in uplinks:
-        uplink.enable()
-        uplink.post(60)
-        engine.add(uplink.vf)
+    uplinks = ways_out(engine, "uplink", 64)
 
     def sent(driver: Driver, data: bytes) -> list[int]:
         """Who gets it: guests 0 and 1, uplinks 2 and 3."""
@@ -303,11 +309,7 @@ def test_fdb_has_what_was_learned_and_what_guests_asked_for() -> None:
         *((one, "1", 0, True) for one in sorted([mac(1), mac(11), mac(12), mac(13), GROUP])),
     ]
     assert told(engine, "sw0") == asked
-    uplinks = [Driver(f"uplink{i}", ring_len=64) for i in range(2)]
-    for uplink in uplinks:
-        uplink.enable()
-        uplink.post(60)
-        engine.add(uplink.vf)
+    uplinks = ways_out(engine, "uplink", 64)
     engine.join("sw0", *[uplink.vf for uplink in uplinks])
     for i, uplink in enumerate(uplinks):
         uplink.send(frame(mac(0), mac(50 + i), 5 * i or None))
@@ -417,11 +419,7 @@ def test_a_storm_without_a_limit_passes() -> None:
 
 def test_frames_for_a_known_station_are_no_flood() -> None:
     engine, (a, b) = switched(2, SwitchConf(storm=1))
-    ports = [Driver(f"port{i}", ring_len=512) for i in range(2)]
-    for uplink in ports:
-        uplink.enable()
-        uplink.post(500)
-        engine.add(uplink.vf)
+    ports = ways_out(engine, "port", 512)
     engine.join("sw0", *[uplink.vf for uplink in ports])
     ports[0].send(frame(mac(0), mac(50)))
     engine.step()
