@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "nap.h" nogil:
     uint32_t NAP_DEVICE_PPM
-    uint32_t NAP_GROWTH
+    uint64_t NAP_GROWTH_NS
     uint64_t NAP_SHORTEST_NS
     uint64_t NAP_LONGEST_NS
     uint32_t NAP_LOOKS
@@ -15,7 +15,7 @@ cdef extern from "nap.h" nogil:
 
     void nap_init(Nap *nap) noexcept
     uint64_t nap_longest(const Nap *nap, uint32_t ppm) noexcept
-    uint64_t nap_next(uint64_t idle_ns, uint64_t longest) noexcept
+    uint64_t nap_next(const Nap *nap, uint64_t idle_ns, uint64_t longest) noexcept
     void nap_break(Nap *nap) noexcept
     bint nap_look(Nap *nap) noexcept
     void nap_clock(Nap *nap, uint64_t cpu_ns) noexcept

@@ -1,8 +1,15 @@
 DEVICE_PPM: int
-GROWTH: int
+GROWTH_NS: int
 SHORTEST_NS: int
 LONGEST_NS: int
 LOOKS: int
+SPIN_SHORT_NS: int
+SPIN_LONG_NS: int
+SPIN_FRAME_LEN: int
+SPIN_QUICK: int
+SPIN_QUICK_MOST: int
+SPIN_WATCHED_NS: int
+SPIN_CROWDED_NS: int
 
 class Nap:
     @property
@@ -12,5 +19,12 @@ class Nap:
     def cut(self) -> None: ...
     def look(self) -> bool: ...
     def clock(self, cpu_ns: int) -> None: ...
+
+class Spin:
+    def worked(self, waited_ns: int, len: int) -> None: ...
+    def lasts(self, now_ns: int) -> int: ...
+    def watch(self, now_ns: int) -> bool: ...
+    def clock(self, now_ns: int, cpu_ns: int) -> None: ...
+    def end(self) -> None: ...
 
 def bare_sleeps(sleep_ns: int, for_ns: int) -> float: ...

@@ -1,10 +1,14 @@
-"""Python face of include/nap.h, for tests and benches; nothing in the product imports it."""
+"""Python face of include/nap.h and spin.h, for tests and benches; nothing in the product has it."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from emuiavf.datapath cimport _nap
+from emuiavf.datapath cimport _nap, _spin
 from emuiavf.datapath._nap cimport (
     nap_break, nap_clock, nap_init, nap_longest, nap_look, nap_next,
+)
+
+from emuiavf.datapath._spin cimport (
+    spin_clock, spin_end, spin_for, spin_init, spin_watch, spin_worked,
 )
 
 
@@ -21,10 +25,17 @@ cdef extern from "wait.h" nogil:
 
 
 DEVICE_PPM = _nap.NAP_DEVICE_PPM
-GROWTH = _nap.NAP_GROWTH
+GROWTH_NS = _nap.NAP_GROWTH_NS
 SHORTEST_NS = _nap.NAP_SHORTEST_NS
 LONGEST_NS = _nap.NAP_LONGEST_NS
 LOOKS = _nap.NAP_LOOKS
+SPIN_SHORT_NS = _spin.SPIN_SHORT_NS
+SPIN_LONG_NS = _spin.SPIN_LONG_NS
+SPIN_FRAME_LEN = _spin.SPIN_FRAME_LEN
+SPIN_QUICK = _spin.SPIN_QUICK
+SPIN_QUICK_MOST = _spin.SPIN_QUICK_MOST
+SPIN_WATCHED_NS = _spin.SPIN_WATCHED_NS
+SPIN_CROWDED_NS = _spin.SPIN_CROWDED_NS
 
 
 cdef class Nap:
@@ -42,7 +53,7 @@ cdef class Nap:
         return nap_longest(&self.nap, ppm)
 
     def next(self, uint64_t idle_ns, uint32_t ppm) -> int:
-        return nap_next(idle_ns, nap_longest(&self.nap, ppm))
+        return nap_next(&self.nap, idle_ns, nap_longest(&self.nap, ppm))
 
     def cut(self) -> None:
         """nap_break; that name is taken."""
@@ -53,6 +64,30 @@ cdef class Nap:
 
     def clock(self, uint64_t cpu_ns) -> None:
         nap_clock(&self.nap, cpu_ns)
+
+
+cdef class Spin:
+    """A Spin and its functions, without the `spin_`."""
+    cdef _spin.Spin spin
+
+    def __cinit__(self):
+        spin_init(&self.spin)
+
+    def worked(self, uint64_t waited_ns, uint32_t len) -> None:
+        spin_worked(&self.spin, waited_ns, len)
+
+    def lasts(self, uint64_t now_ns) -> int:
+        """spin_for; that name is taken."""
+        return spin_for(&self.spin, now_ns)
+
+    def watch(self, uint64_t now_ns) -> bool:
+        return spin_watch(&self.spin, now_ns)
+
+    def clock(self, uint64_t now_ns, uint64_t cpu_ns) -> None:
+        spin_clock(&self.spin, now_ns, cpu_ns)
+
+    def end(self) -> None:
+        spin_end(&self.spin)
 
 
 def bare_sleeps(uint64_t sleep_ns, uint64_t for_ns) -> float:

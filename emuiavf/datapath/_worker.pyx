@@ -20,6 +20,9 @@ from emuiavf.datapath._nap cimport (
     Nap, nap_break, nap_clock, nap_init, nap_longest, nap_look, nap_next,
 )
 from emuiavf.datapath._plan cimport SLEEP_FDS, Plan, PollFd, plan_build, plan_free
+from emuiavf.datapath._spin cimport (
+    Spin, spin_clock, spin_end, spin_for, spin_init, spin_watch, spin_worked,
+)
 from emuiavf.datapath._turn cimport TURN_HELD, TURN_MOVED, Turn, turn_poll, turn_serve
 
 from emuiavf.errors import StateError
@@ -48,8 +51,6 @@ cdef extern from "wait.h" nogil:
 
 # How long a 1:1 connection waits for room before it drops (design 4, back-pressure).
 cdef uint64_t HOLD_NS = 1_000_000
-# An idle adaptive worker spins this long, then sleeps (include/nap.h).
-cdef uint64_t SPIN_NS = 20_000
 cdef uint64_t HELD_SLEEP_NS = 50_000
 # A worker that never sleeps offers its CPU this often: a control thread that woke on the same CPU
 # would else wait for the scheduler's tick, and with more than one worker for several
@@ -72,6 +73,7 @@ cdef struct WorkerState:
     uint32_t grace_wanted
     uint32_t grace_done
     uint32_t awaited      # control sleeps until grace_done changes
+    Spin spin
     Nap nap
     uint64_t turns
 
@@ -130,12 +132,19 @@ cdef void _run(WorkerState *w) noexcept nogil:
             last_yield = now
             sched_yield()
         if seen & TURN_MOVED:
+            # The first of what the last of the turn's bursts brought stands for all.
+            spin_worked(&w.spin, now - last_work, w.turn.burst.frames[0].len)
             last_work = now
             if w.napping:
                 store_seq_u32(&w.napping, 0)
                 nap_break(&w.nap)
             continue
-        if not w.adaptive or now - last_work < SPIN_NS:
+        if not w.adaptive:
+            cpu_pause()
+            continue
+        if now - last_work < spin_for(&w.spin, now):
+            if spin_watch(&w.spin, now):
+                spin_clock(&w.spin, now, thread_cpu_ns())
             cpu_pause()
             continue
         if not w.napping:
@@ -146,7 +155,7 @@ cdef void _run(WorkerState *w) noexcept nogil:
         timeout = longest = FOREVER
         if plan.polled:
             longest = nap_longest(&w.nap, plan.idle_ppm)
-            timeout = nap_next(now - last_work, longest)
+            timeout = nap_next(&w.nap, now - last_work, longest)
         if seen & TURN_HELD and timeout > HELD_SLEEP_NS:
             timeout = HELD_SLEEP_NS
         if due != FOREVER and (due <= now or timeout > due - now):
@@ -157,6 +166,7 @@ cdef void _run(WorkerState *w) noexcept nogil:
             nap_break(&w.nap)
         elif nap_look(&w.nap):
             nap_clock(&w.nap, thread_cpu_ns())
+        spin_end(&w.spin)
         if not _sleep(w, plan, timeout, seen & TURN_HELD):
             nap_break(&w.nap)
         # It has offered its CPU.
@@ -181,6 +191,7 @@ cdef class Worker:
         memset(self.state.turn.burst, 0, sizeof(Burst))
         self.state.adaptive = adaptive
         self.state.turn.hold_ns = hold_ns
+        spin_init(&self.state.spin)
         nap_init(&self.state.nap)
         self.state.quiescent = 1
         self.state.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -14,11 +14,13 @@
 /* Of a core, in millionths, for each device that is looked after: 2 % with room for what control
  * does meanwhile. */
 #define NAP_DEVICE_PPM 17500u
-/* Sleeps grow with the time that has been idle: an answer to a ping waits little.  From the shortest
- * on, for shorter ones make smaller bursts and take the CPU from the guest more often: with 5 us,
- * where guest and worker share two cores, iperf3 to the host was a fifth slower than with 100 us, and
- * ping no quicker (tests/vm/test_speed.py). */
-#define NAP_GROWTH 100u
+/* Sleeps grow with the time that has been idle: an answer to a ping waits little.  For each time that
+ * this grows by a factor of e, looks take so much CPU, whatever one costs: a guest that does nothing
+ * still sends a frame now and then. */
+#define NAP_GROWTH_NS 2500000u
+/* From the shortest on, for shorter ones make smaller bursts and take the CPU from the guest more
+ * often: with 5 us, where guest and worker share two cores, iperf3 to the host was a fifth slower than
+ * with 100 us, and ping no quicker (tests/vm/test_speed.py). */
 #define NAP_SHORTEST_NS 100000u
 #define NAP_LONGEST_NS 4000000u
 /* So many looks are measured together: reading the clock of a thread is a system call. */
@@ -51,9 +53,9 @@ static inline uint64_t nap_longest(const Nap *nap, uint32_t ppm)
 }
 
 /* The next sleep of a worker that has had nothing to do for `idle_ns`. */
-static inline uint64_t nap_next(uint64_t idle_ns, uint64_t longest)
+static inline uint64_t nap_next(const Nap *nap, uint64_t idle_ns, uint64_t longest)
 {
-    uint64_t sleep = idle_ns / NAP_GROWTH;
+    uint64_t sleep = idle_ns / (NAP_GROWTH_NS / nap->look_ns + 1);
     if (sleep > longest)
         return longest;
     return sleep > NAP_SHORTEST_NS ? sleep : NAP_SHORTEST_NS;

@@ -360,6 +360,25 @@ def test_looks_of_a_polled_idle_worker_use_their_budget() -> None:
     engine.stop()
 
 
+def test_a_worker_stays_awake_from_one_short_frame_to_the_next() -> None:
+    """But not from one long frame to the next."""
+    engine, a, b = pair(polled=True)
+    tick = threading.Event()
+
+    def turns(length: int) -> int:
+        before = engine.turns()[0]
+        for _ in range(30):
+            b.post(1)
+            slot = a.send(FRAME.ljust(length, b"\0"))
+            until(lambda slot=slot: a.tx_done(slot), "a frame is lost")
+            b.receive()
+            tick.wait(0.001)
+        return engine.turns()[0] - before
+
+    until(lambda: turns(64) > 3 * turns(1514), "a worker sleeps between requests")
+    engine.stop()
+
+
 def budgets(engine: Engine) -> list[float]:
     return [worker.idle_ppm / DEVICE_PPM for worker in engine._workers]
 

@@ -1,6 +1,7 @@
 """How long idle workers sleep: the budget for looks, and what is measured of them, by a clock that
 stands still between calls."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -73,11 +74,26 @@ def test_a_look_that_costs_more_the_longer_the_sleep_keeps_the_budget() -> None:
 
 def test_sleeps_grow_with_the_time_without_work() -> None:
     idle, ppm = Nap(), nap.DEVICE_PPM
-    for ms in range(10):
-        assert idle.next(ms * 1_000_000, ppm) == nap.SHORTEST_NS
-    for ms in range(11, 40):
-        assert idle.next(ms * 1_000_000, ppm) == ms * 1_000_000 // nap.GROWTH
+    part = nap.GROWTH_NS // idle.look_ns + 1
+    from_here = nap.SHORTEST_NS * part
+    for tenths in range(11):
+        assert idle.next(from_here * tenths // 10, ppm) == nap.SHORTEST_NS
+    for more in range(from_here, part * idle.longest(ppm), 1_000_000):
+        assert idle.next(more, ppm) == more // part
     assert idle.next(SECOND_NS, ppm) == idle.longest(ppm) < nap.LONGEST_NS
+
+
+@pytest.mark.parametrize("look_us", [2, 5, 10, 25, 60, 100])
+def test_a_frame_now_and_then_costs_as_much_whatever_a_look_costs(look_us: int) -> None:
+    """Of a core: what looks take from it until sleeps are the longest again."""
+    sleeper = Sleeper(1, lambda _: look_us * 1000)
+    sleeper.rest(5)
+    longest = sleeper.nap.longest(sleeper.ppm)
+    sleeper.work(0)
+    cpu = sleeper.cpu
+    while sleeper.nap.next(sleeper.now - sleeper.last_work, sleeper.ppm) < longest:
+        sleeper.look()
+    assert sleeper.cpu - cpu < nap.GROWTH_NS * (2 + math.log(longest / nap.SHORTEST_NS))
 
 
 def test_who_pays_for_nobody_sleeps_longest() -> None:
