@@ -60,7 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--workers", type=int, default=1, metavar="N", help="worker threads (1)")
     add("--cpus", default="", metavar="LIST", help="CPUs to pin the workers to, such as 2,4-6")
-    add("--idle", choices=IDLE_POLICIES, default="adaptive", help="what an idle worker does")
+    add(
+        "--idle",
+        choices=IDLE_POLICIES,
+        default="adaptive",
+        help="an idle worker sleeps and looks now and then (adaptive), or always looks (busy)",
+    )
     add("--socket-path", metavar="PATH", help="path= of the only --vdev")
     add("--fd", type=int, metavar="N", help="fd= of the only --vdev: an open socket")
     add("--ready-fd", type=int, metavar="N", help="gets a newline, then is closed, once serving")
