@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from emuiavf._atomic cimport load_seq_u32, store_release_u32, store_seq_u32
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, Extent, MemTable, mem_translate
 from emuiavf._ring_base cimport FAULT_TOLD
-from emuiavf._ring_host cimport VfHost
+from emuiavf._ring_host cimport VfHosted
 from emuiavf._ring_state cimport (
     DETAIL_FORMAT, DETAIL_STAMP, FAULT_NONE, RX_DESC_SIZE, TX_DESC_SIZE, RingState, RxSet,
 )
@@ -56,7 +56,7 @@ cdef int _configure(RingState *state, object queue) except -1:
     return 0
 
 
-cdef class Vf(VfHost):
+cdef class Vf(VfHosted):
     """The data-path half of one VF.  All methods are control's; none waits.
 
     What a method takes away may still be in use by a worker until the engine's next grace; then

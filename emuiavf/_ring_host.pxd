@@ -3,5 +3,5 @@
 from emuiavf._ring_tables cimport VfTables
 
 
-cdef class VfHost(VfTables):
+cdef class VfHosted(VfTables):
     pass

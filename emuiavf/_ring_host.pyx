@@ -21,7 +21,7 @@ cdef enum:
     MAX_RATE = 4_000_000
 
 
-cdef class VfHost(VfTables):
+cdef class VfHosted(VfTables):
     cpdef object set_policy(self, policy):
         """What the host decided: see Engine.set_policy, which publishes the rest of it."""
         self.policy = policy
