@@ -8,7 +8,6 @@ cdef extern from "spin.h" nogil:
     uint64_t SPIN_LONG_NS
     uint32_t SPIN_FRAME_LEN
     uint32_t SPIN_QUICK
-    uint32_t SPIN_QUICK_MOST
     uint64_t SPIN_WATCHED_NS
     uint64_t SPIN_CROWDED_NS
 
