@@ -13,9 +13,9 @@
 #include <stdint.h>
 
 #define SPIN_SHORT_NS 20000u
-/* So long where frames of at most SPIN_FRAME_LEN bytes have come so often in a row, each after a wait of no
- * more than that.  A longer wait halves the count, which ends at SPIN_QUICK_MOST: one request that was
- * late changes nothing. */
+/* So long where frames of at most SPIN_FRAME_LEN bytes have come SPIN_QUICK times in a row, each after
+ * a wait of no more than that.  A longer wait halves the count, which ends at SPIN_QUICK_MOST: one
+ * request that was late changes nothing. */
 #define SPIN_LONG_NS 4000000u
 #define SPIN_FRAME_LEN 512u
 #define SPIN_QUICK 8u

@@ -83,6 +83,15 @@ def test_sleeps_grow_with_the_time_without_work() -> None:
     assert idle.next(SECOND_NS, ppm) == idle.longest(ppm) < nap.LONGEST_NS
 
 
+@pytest.mark.parametrize("look_us", [1, 2, 5, 10, 20, 25])
+def test_sleeps_are_the_shortest_for_ten_milliseconds(look_us: int) -> None:
+    """Where a look does not cost more than on the machines that were measured."""
+    sleeper = Sleeper(1, lambda _: look_us * 1000)
+    sleeper.rest(5)
+    for ms in range(11):
+        assert sleeper.nap.next(ms * 1_000_000, sleeper.ppm) == nap.SHORTEST_NS
+
+
 @pytest.mark.parametrize("look_us", [2, 5, 10, 25, 60, 100])
 def test_a_frame_now_and_then_costs_as_much_whatever_a_look_costs(look_us: int) -> None:
     """Of a core: what looks take from it until sleeps are the longest again."""

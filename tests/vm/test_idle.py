@@ -13,7 +13,7 @@ from tests.vm.harness.rig import TAP, Rig
 
 KERNELS = ("6.12",)
 WATCHED_S = 5.0
-# A guest that has just booted still sends now and then: only times without a frame are idle.
+# A guest that has just booted still sends now and then: so many times have to be without a frame.
 WINDOWS = 3
 MOST_WINDOWS = 12
 ALLOWED = 0.03
@@ -38,16 +38,18 @@ def test_an_idle_backend_uses_three_percent_of_a_core_at_most(rig: Rig) -> None:
     assert rig.ping(50).clean
     rig.vm.check("sleep 1")
     used: list[float] = []
+    idle: list[float] = []
     for _ in range(MOST_WINDOWS):
         seen, before, began = frames(rig), rig.backend.cpu_seconds(), time.monotonic()
         rig.vm.check(f"sleep {WATCHED_S:g}")
-        share = (rig.backend.cpu_seconds() - before) / (time.monotonic() - began)
+        used.append((rig.backend.cpu_seconds() - before) / (time.monotonic() - began))
         if frames(rig) == seen:
-            used.append(share)
-        if len(used) == WINDOWS:
+            idle.append(used[-1])
+        if len(idle) == WINDOWS:
             break
-    assert len(used) == WINDOWS, "the guest is never idle"
-    assert statistics.median(used) <= ALLOWED, (
-        " ".join(f"{share:.1%}" for share in used) + " of a core"
-    )
+    assert len(idle) == WINDOWS, "the guest is never idle"
+    for shares in (idle, used):
+        assert statistics.median(shares) <= ALLOWED, (
+            " ".join(f"{share:.1%}" for share in shares) + " of a core"
+        )
     assert rig.ping(50).clean
