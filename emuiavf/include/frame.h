@@ -171,7 +171,9 @@ _Static_assert(offsetof(Frame, cursor) == offsetof(Frame, hash) + 4 &&
 
 typedef struct Burst {
     Frame frames[BURST_FRAMES] __attribute__((aligned(64)));
-    uint8_t heads[BURST_FRAMES][FRAME_HEADROOM + FRAME_HEAD_MAX + 48] __attribute__((aligned(64)));
+    /* A frame begins with a cache line, so that moves of 32 bytes cross none. */
+    uint8_t unused[64 - FRAME_HEADROOM] __attribute__((aligned(64)));
+    uint8_t heads[BURST_FRAMES][FRAME_HEADROOM + FRAME_HEAD_MAX + 48];
     Segment segs[BURST_SEGMENTS];
     uint32_t num_segs;
     uint32_t whole;     /* bit per frame known to lie in its head as a whole and to ask for nothing */
