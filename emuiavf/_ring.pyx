@@ -137,10 +137,14 @@ cdef class Vf(VfHosted):
                 starts[1].append(i)
         fresh = self._new_set()
         for i in starts[0]:
+            if not fresh.enabled[i >> 6] >> (i & 63) & 1:
+                self.rx[i].known_tail = self.rx[i].state.head
             fresh.enabled[i >> 6] |= <uint64_t>1 << (i & 63)
         self._count_enabled(fresh)
         self._publish_set(fresh)
         for i in starts[1]:
+            if not self.tx[i].enabled:
+                self.tx[i].known_tail = self.tx[i].state.head
             store_seq_u32(&self.tx[i].enabled, 1)
 
     cdef void _count_enabled(self, RxSet *fresh):

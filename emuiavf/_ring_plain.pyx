@@ -11,6 +11,7 @@ from emuiavf._ring_back cimport write_back_plain
 from emuiavf._ring_state cimport (
     FAULT_ADDRESS, FAULT_NONE, RX_DESC_SIZE, Batch, RxRun, VfRun,
 )
+from emuiavf._ring_tail cimport ring_ahead
 from emuiavf._rxplain cimport (
     PlainFrames, plain_back, plain_back_alike, plain_buffers, plain_copy, plain_copy_alike,
     plain_expect,
@@ -50,7 +51,8 @@ cdef void rx_fault(VfRun *vf, RxRun *rx, uint32_t fault) noexcept nogil:
 
 cdef void rx_expect(const RxRun *rx, uint32_t count) noexcept nogil:
     """Ask for what a put of `count` frames reads first, while there is other work to be done."""
-    prefetch_read(rx.tail)
+    if ring_ahead(rx.state.head, rx.known_tail, rx.state.ring_len) < count:
+        prefetch_read(rx.tail)
     if rx.ring != NULL:
         plain_expect(rx.ring + rx.state.head * RX_DESC_SIZE, count)
 

@@ -55,9 +55,9 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
     held burst stops at one frame for all of them."""
     cdef uint32_t queues[BURST_FRAMES]     # distinct, ascending
     cdef uint32_t masks[BURST_FRAMES]
-    cdef uint32_t room[BURST_FRAMES]
+    cdef uint32_t used[BURST_FRAMES]
     cdef uint32_t home[BURST_FRAMES]       # frame -> position in `queues`
-    cdef uint32_t num = 0, left = mask, accepted = 0, queue, i, j, need, limit = 0xFFFFFFFF
+    cdef uint32_t num = 0, left = mask, accepted = 0, queue, i, j, limit = 0xFFFFFFFF
     cdef uint32_t nowhere = 0
     cdef Frame *frame
     cdef RxRun *rx
@@ -84,7 +84,7 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
         spin_lock(&vf.rx[queues[j]].lock)
     if not how & PUT_DROP:
         for j in range(num):
-            room[j] = rx_room(&vf.rx[queues[j]])
+            used[j] = 0
             left = masks[j]
             while left:
                 home[lowest_bit(left)] = j
@@ -95,12 +95,11 @@ cdef uint32_t vf_put_spread(VfRun *vf, const RxSet *rx_set, Burst *burst, uint32
             left &= left - 1
             frame = &burst.frames[i]
             rx = &vf.rx[queues[home[i]]]
-            need = rx_wants(rx, rx_set, frame)
-            if need > room[home[i]] and not rx.fault:
+            used[home[i]] += rx_wants(rx, rx_set, frame)
+            if used[home[i]] > rx_room(rx, used[home[i]]) and not rx.fault:
                 # This one may be delivered in part, nothing behind it.
                 limit = <uint32_t>(((<uint64_t>2) << i) - 1)
                 break
-            room[home[i]] -= need if need < room[home[i]] else room[home[i]]
     for j in range(num):
         rx = &vf.rx[queues[j]]
         moved = False

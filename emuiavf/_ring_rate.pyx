@@ -13,7 +13,7 @@ from emuiavf._atomic cimport (
     load_acquire_u32, load_relaxed_u32, store_relaxed_u32, store_relaxed_u64, store_release_u32,
 )
 from emuiavf._ring_state cimport TxRun, VfRun
-from emuiavf._ring_tx cimport tx_done, tx_take
+from emuiavf._ring_tx cimport tx_done, tx_posted, tx_take
 from emuiavf.datapath._bucket cimport (
     BUCKET_BITS, BUCKET_DEPTH_NS, Bucket, bucket_due, bucket_pay, bucket_saved,
 )
@@ -67,23 +67,25 @@ cdef int tx_take_limited(Source *source, Burst *burst) noexcept nogil:
     cdef uint32_t budget = load_relaxed_u32(&tx.quantum)
     cdef uint64_t saved, now = burst.now_ns
     cdef int count
-    if load_acquire_u32(tx.tail) != tx.state.head:
-        # The ring's own first: one that has to wait anyway must not use its turn.
-        if own:
-            saved = bucket_saved(&tx.limit, now)
-            if saved == 0:
-                source.due_ns = bucket_due(&tx.limit)
-                return TAKE_LATER
-            budget = bytes_saved(own, saved, budget)
-        if rate:
-            saved = bucket_saved(&tx.vf.limit, now)
-            if saved == 0:
-                source.due_ns = bucket_due(&tx.vf.limit)
-                return TAKE_LATER
-            if saved < PATIENCE_NS and not tx_is_first(tx, now):
-                source.due_ns = now
-                return TAKE_LATER
-            budget = bytes_saved(rate, saved, budget)
+    # One look: what a take finds that this one has not seen would go without any limit.
+    if tx_posted(tx) == 0:
+        return 0
+    # The ring's own first: one that has to wait anyway must not use its turn.
+    if own:
+        saved = bucket_saved(&tx.limit, now)
+        if saved == 0:
+            source.due_ns = bucket_due(&tx.limit)
+            return TAKE_LATER
+        budget = bytes_saved(own, saved, budget)
+    if rate:
+        saved = bucket_saved(&tx.vf.limit, now)
+        if saved == 0:
+            source.due_ns = bucket_due(&tx.vf.limit)
+            return TAKE_LATER
+        if saved < PATIENCE_NS and not tx_is_first(tx, now):
+            source.due_ns = now
+            return TAKE_LATER
+        budget = bytes_saved(rate, saved, budget)
     tx.budget = budget
     count = tx_take(source, burst)
     tx.budget = BURST_BYTES

@@ -13,8 +13,9 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
 # Count the frames of `mask` as received and discarded.
 cdef void rx_refuse(RxRun *rx, Burst *burst, uint32_t mask, int reason) noexcept nogil
 
-# Descriptors that the driver has posted; a tail beyond the ring reads as none.
-cdef uint32_t rx_room(const RxRun *rx) noexcept nogil
+# Descriptors that the driver has posted, not all of them if there are `wanted`; a tail beyond the
+# ring reads as none.  With the lock of the ring: what was seen is remembered.
+cdef uint32_t rx_room(RxRun *rx, uint32_t wanted) noexcept nogil
 
 # Descriptors for a whole frame: all segments of one to be cut.
 cdef uint32_t rx_wants(const RxRun *rx, const RxSet *rx_set, const Frame *frame) noexcept nogil

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from emuiavf._atomic cimport (
     load_acquire_ptr, load_acquire_u32, load_relaxed_u64, spin_lock, spin_unlock,
 )
-from emuiavf._bits cimport lowest_bit, prefetch_write
+from emuiavf._bits cimport count_bits, lowest_bit, prefetch_write
 from emuiavf._dma cimport MEM_READ, MEM_WRITE, MemMap, mem_translate
 from emuiavf._phc cimport phc_now
 from emuiavf._ring_back cimport write_back
@@ -14,6 +14,7 @@ from emuiavf._ring_state cimport (
     DETAIL_STAMP, FAULT_ADDRESS, FAULT_RING, RX_DESC_SIZE, RX_ITEMS, RX_MAX_BUFFERS, STRIP_INNER,
     Batch, Item, RingState, RxRun, RxSet, VfRun,
 )
+from emuiavf._ring_tail cimport ring_ahead
 from emuiavf.datapath._copy cimport Gather, emit_frame, emit_segment, gather_begin
 from emuiavf.datapath._frame cimport (
     ETHER_ADDRESSES, ETHER_FCS, ETHER_TAG, ETHER_VLAN, FRAME_ASK_TSO, FRAME_IP_BAD, FRAME_L4_BAD,
@@ -43,6 +44,29 @@ cdef extern from *:
 
 cdef enum:
     RX_TAG_BYTES = 15  # of what rx_strip() returns; the rest says where the tags go
+
+
+cdef uint32_t rx_room(RxRun *rx, uint32_t wanted) noexcept nogil:
+    cdef uint32_t tail, head = rx.state.head, ring_len = rx.state.ring_len
+    cdef uint32_t known = ring_ahead(head, rx.known_tail, ring_len)
+    if known >= wanted:
+        return known
+    tail = load_acquire_u32(rx.tail)
+    if tail >= ring_len:
+        return 0
+    rx.known_tail = tail
+    return ring_ahead(head, tail, ring_len)
+
+
+cdef inline bint rx_fits(RxRun *rx, Batch *batch, uint32_t need) noexcept nogil:
+    """Whether there are so many buffers behind those of the batch, of which the room counts as its
+    driver's tail now has it."""
+    cdef uint32_t used, room
+    if unlikely(need > batch.room):
+        used = ring_ahead(rx.state.head, batch.slot, rx.state.ring_len)
+        room = rx_room(rx, used + need)
+        batch.room = room - used if room > used else 0
+    return need <= batch.room
 
 
 cdef int rx_prepare(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t at,
@@ -149,7 +173,7 @@ cdef int rx_large(VfRun *vf, RxRun *rx, Batch *batch, Frame *frame, uint32_t mov
             length = frame.mss
         length += header - strip + rx.state.fcs
         need = (length + rx.state.databuffer_size - 1) // rx.state.databuffer_size
-        if need > batch.room:
+        if not rx_fits(rx, batch, need):
             return 0
         if batch.num_items == RX_ITEMS:
             rx_flush(rx, batch)
@@ -223,13 +247,6 @@ cdef void rx_discard(RxRun *rx, Batch *batch, Frame *frame, int reason) noexcept
     rx.row[reason] += count
 
 
-cdef uint32_t rx_room(const RxRun *rx) noexcept nogil:
-    cdef uint32_t tail = load_acquire_u32(rx.tail), head = rx.state.head
-    if tail >= rx.state.ring_len:
-        return 0
-    return tail - head if tail >= head else tail + rx.state.ring_len - head
-
-
 cdef uint32_t rx_wants(const RxRun *rx, const RxSet *rx_set, const Frame *frame) noexcept nogil:
     cdef uint32_t size = rx.state.databuffer_size
     cdef uint32_t more = rx.state.fcs - (rx_strip(rx_set, frame) & RX_TAG_BYTES)
@@ -277,7 +294,7 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
     if plain > rx.state.max_pkt_size:
         plain = rx.state.max_pkt_size
     batch.slot = rx.state.head
-    batch.room = rx_room(rx)
+    batch.room = rx_room(rx, <uint32_t>count_bits(mask))
     batch.ring = mem_translate(map, &rx.ring_hint, rx.state.dma_ring_addr,
                                <uint64_t>rx.state.ring_len * RX_DESC_SIZE, MEM_READ | MEM_WRITE)
     rx.ring = batch.ring
@@ -319,7 +336,7 @@ cdef uint32_t rx_put(VfRun *vf, RxRun *rx, const RxSet *rx_set, Burst *burst, ui
             if rx_large(vf, rx, &batch, frame, tags):
                 accepted |= bit
                 continue
-        elif need <= batch.room:
+        elif rx_fits(rx, &batch, need):
             if batch.num_items == RX_ITEMS:
                 rx_flush(rx, &batch)
             if rx_prepare(vf, rx, &batch, frame, 0, frame.len + more, tags):

@@ -163,6 +163,7 @@ cdef struct VfRun:
 cdef struct RxRun:
     RingState *state
     uint32_t *tail
+    uint32_t known_tail    # of the last look, see _ring_tail.pxd
     uint64_t *row
     Vector *vector         # NULL: no interrupt; changed by control
     const MemMap *map
@@ -178,6 +179,7 @@ cdef struct TxRun:
     Source source          # first: a Source * is a TxRun *
     RingState *state
     uint32_t *tail
+    uint32_t known_tail    # of the last look, see _ring_tail.pxd
     VfRun *vf
     Vector *vector
     const MemMap *map

@@ -29,6 +29,7 @@ from emuiavf._ring_state cimport (
     TXD_MACLEN_SHIFT, TXD_NOT_PLAIN, TXD_RS, TX_DESC_SIZE, TxRun, Vector,
 )
 from emuiavf._ring_irq cimport vector_event
+from emuiavf._ring_tail cimport ring_ahead
 from emuiavf._txplain cimport (
     PlainCommon, PlainReach, PlainRun, plain_alike, plain_common, plain_fill, plain_reach,
     plain_scan,
@@ -257,6 +258,22 @@ cdef void tx_head(const TxRun *tx, Burst *burst, int index) noexcept nogil:
             frame.flags |= FRAME_DROP
 
 
+cdef uint32_t tx_posted(TxRun *tx) noexcept nogil:
+    cdef uint32_t known, tail, ring_len = tx.state.ring_len, head = tx.state.head
+    if not load_acquire_u32(&tx.enabled) or tx.fault or not load_relaxed_u32(&tx.vf.bus_master):
+        return 0
+    known = ring_ahead(head, tx.known_tail, ring_len)
+    if known >= BURST_FRAMES:
+        return known
+    # Acquire: descriptors below the tail are read after the tail itself.
+    tail = load_acquire_u32(tx.tail)
+    if tail >= ring_len:
+        tx_fault(tx, FAULT_TAIL)
+        return 0
+    tx.known_tail = tail
+    return ring_ahead(head, tail, ring_len)
+
+
 cdef bint tx_seek(TxRun *tx, const uint64_t *desc, PlainReach *reach) noexcept nogil:
     """Move the reach to where a plain frame lies; returns 0 when it lies nowhere."""
     cdef uint64_t word = load_relaxed_u64(desc + 1)
@@ -273,7 +290,7 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     cdef TxRun *tx = <TxRun *>source
     cdef RingState *state = tx.state
     cdef const MemMap *map
-    cdef uint32_t tail, slot, avail, limit, found, left, count = 0, plain = 0, reports = 0
+    cdef uint32_t slot = state.head, avail, limit, found, left, count = 0, plain = 0, reports = 0
     cdef uint32_t budget = tx.budget
     cdef uint32_t ring_len = state.ring_len
     cdef const uint64_t *desc
@@ -284,15 +301,8 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     cdef uint64_t before
     cdef bint sought = False
     cdef int used
-    if not load_acquire_u32(&tx.enabled) or tx.fault or not load_relaxed_u32(&tx.vf.bus_master):
-        return 0
-    # Acquire: descriptors below the tail are read after the tail itself.
-    tail = load_acquire_u32(tx.tail)
-    slot = state.head
-    if tail == slot:
-        return 0
-    if tail >= ring_len:
-        tx_fault(tx, FAULT_TAIL)
+    avail = tx_posted(tx)
+    if avail == 0:
         return 0
     map = <const MemMap *>load_acquire_ptr(<void **>tx.vf.map)
     tx.map = map
@@ -305,7 +315,6 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
     if tx.ring == NULL:
         tx_fault(tx, FAULT_RING)
         return 0
-    avail = tail - slot if tail > slot else tail + ring_len - slot
     burst.num_segs = 0
     reach = plain_reach(tx.hint)
     while count < BURST_FRAMES and avail and budget:
@@ -349,6 +358,9 @@ cdef int tx_take(Source *source, Burst *burst) noexcept nogil:
         burst.frames[0].cursor = state.cursor
         if likely(plain == low_bits(count)):
             burst.alike = plain_alike(&common)
+    else:
+        # The rest of a frame may come with another doorbell, however much of it is known.
+        tx.known_tail = state.head
     tx.taken = count
     tx.plain = plain
     tx.reports = reports

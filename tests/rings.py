@@ -191,6 +191,12 @@ class Driver:
             self.rx_posted[queue] = (slot + 1) % self.ring_len
         self.tail(QRX_TAIL + 4 * queue, self.rx_posted[queue])
 
+    def refill(self, count, queue=0):
+        """The same, as far as there is room: a driver posts no slot again before it has taken what
+        came there."""
+        free = (self.rx_next[queue] - self.rx_posted[queue] - 1) % self.ring_len
+        self.post(min(count, free), queue)
+
     def descriptors(self, words, queue=0):
         """Write raw Tx descriptors (address, qword1) and ring the doorbell."""
         for address, word in words:

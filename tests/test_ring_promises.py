@@ -72,7 +72,7 @@ class Crowd:
         self.now += STEP_NS
         self.steps += 1
         if self.steps % self.every == 0:
-            self.sink.post(self.room)
+            self.sink.refill(self.room)
         for number, sender in enumerate(self.senders):
             if number not in self.idle:
                 head = sender.vf.ring_state("tx", 0)["head"]
@@ -230,7 +230,7 @@ def test_sink_that_takes_a_frame_now_and_then_holds_up_no_promise(every: int) ->
     crowd.fill(0, crowd.senders[0], [mac(0), mac(OTHER)])
     got = 0
     for _ in range(200 * MS // STEP_NS):
-        crowd.other.post(200)
+        crowd.other.refill(200)
         crowd.step()
         got += len(crowd.other.receive())
     # Half of what it sends is for the sink that has room.
