@@ -26,6 +26,9 @@ from emuiavf.ports import kinds
 
 MEMORY = 16 << 20
 BUFFER = 2048
+# From one buffer to the next, as in DPDK's pools (header, mbuf, headroom): at powers of two all of
+# them would share a few sets of the caches, and the loops would wait for that.
+STRIDE = 64 + 128 + 128 + BUFFER
 QRX_TAIL = 0x2000
 OTHER_MAC = bytes.fromhex("020000000003")
 TX_LAST = 0x10 | 0x40
@@ -76,7 +79,7 @@ class Guest:
         self.ring_len = ring_len
         self.tx = self.memory[0x10000:].view(np.uint64)[: 2 * ring_len].reshape(ring_len, 2)
         self.rx = self.memory[0x80000:].view(np.uint64)[: 4 * ring_len].reshape(ring_len, 4)
-        buffers = np.arange(ring_len, dtype=np.uint64) * np.uint64(BUFFER)
+        buffers = np.arange(ring_len, dtype=np.uint64) * np.uint64(STRIDE)
         self.tx_buffers = buffers + np.uint64(0x100000)
         self.rx_fresh = np.zeros((ring_len, 4), np.uint64)
         self.rx_fresh[:, 0] = buffers + np.uint64(0x800000)
