@@ -59,8 +59,8 @@ cdef uint32_t rx_room(RxRun *rx, uint32_t wanted) noexcept nogil:
 
 
 cdef inline bint rx_fits(RxRun *rx, Batch *batch, uint32_t need) noexcept nogil:
-    """Whether there are so many buffers behind those of the batch, of which the room counts as its
-    driver's tail now has it."""
+    """Whether so many buffers are posted behind those that the batch has taken; before the answer
+    is no, the tail is read again."""
     cdef uint32_t used, room
     if unlikely(need > batch.room):
         used = ring_ahead(rx.state.head, batch.slot, rx.state.ring_len)

@@ -35,8 +35,19 @@ def arrived(receiver: Driver, queue: int = 0) -> list[bytes]:
     return [got.data for got in receiver.receive(queue)]
 
 
-def restarted(engine: Engine, driver: Driver, configure: bool) -> None:
-    """Both queues stopped and started, from slot 0 on where they are configured anew."""
+def begun(count: int) -> tuple[Engine, Driver, Driver, list[bytes]]:
+    """So many frames are to be sent, and the first burst of them has been."""
+    engine, sender, receiver = rig()
+    receiver.post(RING - 1)
+    sent = frames(count)
+    for data in sent:
+        sender.send(data)
+    engine.step(1)
+    return engine, sender, receiver, sent
+
+
+def stop(engine: Engine, driver: Driver, configure: bool) -> None:
+    """Both queues; configured anew they begin with slot 0 when they are started."""
     driver.vf.disable(1, 1)
     engine.publish()
     if configure:
@@ -48,14 +59,9 @@ def restarted(engine: Engine, driver: Driver, configure: bool) -> None:
 
 @pytest.mark.parametrize("configure", [False, True])
 def test_frames_that_a_stopped_queue_had_left_are_not_sent(configure: bool) -> None:
-    engine, sender, receiver = rig()
-    receiver.post(RING - 1)
-    sent = frames(100)
-    for data in sent:
-        sender.send(data)
-    engine.step(1)
+    engine, sender, receiver, sent = begun(100)
     assert arrived(receiver) == sent[:BURST]
-    restarted(engine, sender, configure)
+    stop(engine, sender, configure)
     # The driver has none, where the device begins.
     sender.tail(0, 0 if configure else BURST)
     sender.vf.enable(0, 1)
@@ -73,7 +79,7 @@ def test_buffers_that_a_stopped_queue_had_left_are_not_filled(configure: bool) -
     sender.send(first)
     engine.step(1)
     assert arrived(receiver) == [first]
-    restarted(engine, receiver, configure)
+    stop(engine, receiver, configure)
     begins = 0 if configure else 1
     receiver.tail(QRX_TAIL, begins)
     receiver.vf.enable(1, 0)
@@ -164,12 +170,7 @@ def test_frame_that_comes_with_two_doorbells_is_sent_whole() -> None:
 
 
 def test_tail_beyond_the_ring_stops_the_queue_once_what_is_known_is_sent() -> None:
-    engine, sender, receiver = rig()
-    receiver.post(RING - 1)
-    sent = frames(70)
-    for data in sent:
-        sender.send(data)
-    engine.step(1)
+    engine, sender, receiver, sent = begun(70)
     sender.tail(0, RING)
     engine.step(5)
     assert sender.vf.take_faults() == [("tx", 0, "tail beyond the ring")]

@@ -185,6 +185,10 @@ typedef struct Burst {
     uint64_t judged[132] __attribute__((aligned(64)));
 } Burst;
 
+_Static_assert((offsetof(Burst, heads) + FRAME_HEADROOM) % 64 == 0 &&
+                   sizeof ((Burst *)NULL)->heads[0] % 64 == 0,
+               "as said of the heads");
+
 /* One place frames come from (one Tx ring, one TAP): owned by exactly one worker. */
 typedef struct Source Source;
 struct Source {
